@@ -1,0 +1,2 @@
+//! A Molecule server compiled with two hook crates.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The smallest agent that speaks the workspace protocol.

@@ -1,0 +1,2 @@
+//! The echo agent binary.
+fn main() {}

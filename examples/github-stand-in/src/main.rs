@@ -1,0 +1,2 @@
+//! The stand-in binary.
+fn main() {}

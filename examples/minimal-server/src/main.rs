@@ -1,0 +1,2 @@
+//! The smallest Molecule server: no hooks.
+fn main() {}

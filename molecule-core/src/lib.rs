@@ -1,0 +1,1 @@
+//! The Molecule server as a library: compile it with the hooks you chose.

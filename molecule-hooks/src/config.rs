@@ -1,0 +1,306 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::clock::Clock;
+use crate::error::HookError;
+
+/// The configuration of one hook: a struct that serde can read, strictly.
+///
+/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]` and describe each
+/// field once in [`FIELDS`](HookConfig::FIELDS): the server prints them in
+/// `config example`, and fills those with an [`env`](ConfigField::env) name from
+/// the process environment. Keys not listed are refused before decoding.
+///
+/// ```
+/// use molecule_hooks::{ConfigField, HookConfig};
+///
+/// #[derive(serde::Deserialize)]
+/// #[serde(deny_unknown_fields)]
+/// struct Proxy {
+///     url: String,
+/// }
+///
+/// impl HookConfig for Proxy {
+///     const FIELDS: &'static [ConfigField] =
+///         &[ConfigField::new("url", "URL of the proxy").required().example("http://proxy:3128")];
+///
+///     fn validate(&self) -> Vec<String> {
+///         match self.url.starts_with("http") {
+///             true => vec![],
+///             false => vec!["url must start with http:// or https://".into()],
+///         }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the configuration of a hook",
+    label = "needs `serde::Deserialize` and `molecule_hooks::HookConfig`",
+    note = "a hook without settings uses `config: molecule_hooks::NoConfig`"
+)]
+pub trait HookConfig: DeserializeOwned {
+    /// Every key the section may have.
+    const FIELDS: &'static [ConfigField];
+
+    /// Rules beyond types: one sentence per problem, naming the field. Pure; no
+    /// I/O.
+    fn validate(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// One key of a hook's configuration section.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ConfigField {
+    /// The key.
+    pub name: &'static str,
+    /// One line for `config example`.
+    pub description: &'static str,
+    /// True when the hook does not work without it.
+    pub required: bool,
+    /// True when the value must not be shown. The key then also exists as
+    /// `<name>_file`, the path of a file that holds the value.
+    pub secret: bool,
+    /// Process environment variable that sets it; wins over the file.
+    pub env: Option<&'static str>,
+    /// A value as it would stand in YAML.
+    pub example: Option<&'static str>,
+}
+
+impl ConfigField {
+    /// An optional, visible field.
+    pub const fn new(name: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            description,
+            required: false,
+            secret: false,
+            env: None,
+            example: None,
+        }
+    }
+
+    /// Marks it as required.
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// Marks its value as secret and adds the `_file` twin.
+    pub const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    /// Names the process environment variable that sets it.
+    pub const fn env(mut self, name: &'static str) -> Self {
+        self.env = Some(name);
+        self
+    }
+
+    /// Gives an example value, written as in YAML.
+    pub const fn example(mut self, value: &'static str) -> Self {
+        self.example = Some(value);
+        self
+    }
+}
+
+/// The configuration of a hook that has none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoConfig {}
+
+impl HookConfig for NoConfig {
+    const FIELDS: &'static [ConfigField] = &[];
+}
+
+/// What a build function gets besides its configuration.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct BuildContext {
+    /// The clock to ask for the time.
+    pub clock: Clock,
+}
+
+/// One hook's section as the operator wrote it, with the environment merged in,
+/// before it is decoded. `Debug` shows keys only.
+#[derive(Clone, Default)]
+pub struct RawConfig {
+    values: Map<String, Value>,
+}
+
+impl RawConfig {
+    /// A section from a JSON object; `null` means empty.
+    ///
+    /// # Errors
+    /// A config error when `value` is neither an object nor null.
+    pub fn new(value: Value) -> Result<Self, HookError> {
+        match value {
+            Value::Null => Ok(Self::default()),
+            Value::Object(values) => Ok(Self { values }),
+            _ => Err(HookError::config(
+                "the section must be a mapping of keys to values",
+            )),
+        }
+    }
+
+    /// Overlays environment variables and reads `_file` twins.
+    pub(crate) fn overlay(
+        mut self,
+        fields: &[ConfigField],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        for field in fields {
+            let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
+            if let Some(value) = field.env.and_then(set) {
+                self.values
+                    .insert(field.name.to_owned(), Value::String(value.clone()));
+                self.values.remove(&format!("{}_file", field.name));
+            }
+            if !field.secret {
+                continue;
+            }
+            let file_key = format!("{}_file", field.name);
+            let from_env = field
+                .env
+                .and_then(|name| set(&format!("{name}_FILE")).cloned());
+            let from_file = match self.values.remove(&file_key) {
+                Some(Value::String(path)) => Some(path),
+                Some(_) => {
+                    problems.push(format!("{file_key} must be the path of a file"));
+                    continue;
+                }
+                None => None,
+            };
+            let Some(path) = from_env.or(from_file) else {
+                continue;
+            };
+            if self.values.contains_key(field.name) {
+                problems.push(format!("set either {} or {file_key}, not both", field.name));
+                continue;
+            }
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    let text = text.trim_end_matches(['\r', '\n']).to_owned();
+                    self.values
+                        .insert(field.name.to_owned(), Value::String(text));
+                }
+                Err(error) => problems.push(format!("{file_key}: cannot read {path:?}: {error}")),
+            }
+        }
+        if problems.is_empty() {
+            Ok(self)
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// Decodes and validates the section.
+    ///
+    /// # Errors
+    /// A config error that lists every problem found, each naming its key. The
+    /// text never holds a value of a secret field.
+    pub fn decode<C: HookConfig>(&self) -> Result<C, HookError> {
+        let mut problems: Vec<String> = self
+            .values
+            .keys()
+            .filter(|key| !C::FIELDS.iter().any(|field| field.name == key.as_str()))
+            .map(|key| unknown_key(key, C::FIELDS))
+            .collect();
+        let known: Map<String, Value> = self
+            .values
+            .iter()
+            .filter(|(key, _)| C::FIELDS.iter().any(|field| field.name == key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        match serde_path_to_error::deserialize::<_, C>(Value::Object(known)) {
+            Ok(config) => {
+                problems.extend(config.validate());
+                if problems.is_empty() {
+                    return Ok(config);
+                }
+            }
+            Err(error) => {
+                let path = error.path().to_string();
+                let secret = C::FIELDS
+                    .iter()
+                    .any(|f| f.secret && path.starts_with(f.name));
+                problems.push(match (path.as_str(), secret) {
+                    (".", _) => error.inner().to_string(),
+                    (path, true) => format!("{path}: wrong type or form"),
+                    (path, false) => format!("{path}: {}", error.inner()),
+                });
+            }
+        }
+        Err(HookError::config(problems.join("; ")))
+    }
+
+    /// True when the operator set nothing at all, neither in the file nor in the
+    /// environment.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+fn unknown_key(key: &str, fields: &[ConfigField]) -> String {
+    let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
+    match known.is_empty() {
+        true => format!("unknown key {key:?}; this hook has no settings"),
+        false => format!("unknown key {key:?}; known keys: {}", known.join(", ")),
+    }
+}
+
+impl fmt::Debug for RawConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.values.keys()).finish()
+    }
+}
+
+/// Everything [`Registry::from_linked`](crate::Registry::from_linked) needs: the
+/// `hooks` section of `molecule.yaml` and the process environment. Values are
+/// absent from `Debug`.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct HooksConfig {
+    /// Names in the order they shall run; hooks not listed follow by name.
+    pub order: Vec<String>,
+    /// One section per hook, by name.
+    pub sections: BTreeMap<String, Value>,
+    /// The process environment, read once at start-up.
+    pub env: BTreeMap<String, String>,
+    /// Handed to every build function.
+    pub context: BuildContext,
+}
+
+impl HooksConfig {
+    /// No order, no sections, no environment.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the section of one hook.
+    pub fn with_section(mut self, hook: &str, section: Value) -> Self {
+        self.sections.insert(hook.to_owned(), section);
+        self
+    }
+
+    /// Adds one process environment variable.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+}
+
+impl fmt::Debug for HooksConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HooksConfig")
+            .field("order", &self.order)
+            .field("sections", &self.sections.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,306 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::HookError;
+
+/// The longest value a variable may have, in bytes. Linux refuses to start a
+/// program with a longer one (its limit is 128 KiB for `NAME=value`).
+pub const MAX_ENV_VALUE_BYTES: usize = 64 * 1024;
+
+/// The longest name of a variable, in bytes.
+pub const MAX_ENV_NAME_BYTES: usize = 128;
+
+/// Names that belong to the platform. No secret and no hook may write them:
+/// the first five tell an agent who and where it is, the others are credentials
+/// of the server itself.
+pub const RESERVED_ENV_NAMES: &[&str] = &[
+    "WORKSPACE_ID",
+    "WORKSPACE_CONFIG_PATH",
+    "PLATFORM_URL",
+    "MOLECULE_URL",
+    "TIER",
+    "ADMIN_TOKEN",
+    "MOLECULE_ADMIN_TOKEN",
+    "CP_ADMIN_API_TOKEN",
+    "CP_ADMIN_TOKEN",
+];
+
+/// The environment that the next boot of a workspace will get, ordered by name.
+///
+/// A mutator may read, add, overwrite and remove; it sees what earlier mutators
+/// did. The map remembers who wrote each variable and whether it is secret.
+/// Values are absent from `Debug`.
+///
+/// ```
+/// use molecule_hooks::EnvMap;
+/// let mut env = EnvMap::new();
+/// env.set("HTTP_PROXY", "http://proxy:3128")?;
+/// env.set_secret("API_KEY", "k-123")?;
+/// assert_eq!(env.get("API_KEY"), Some("k-123"));
+/// assert!(env.is_secret("API_KEY"));
+/// assert!(env.set("WORKSPACE_ID", "mine").is_err());
+/// # Ok::<(), molecule_hooks::EnvError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct EnvMap {
+    entries: BTreeMap<String, Entry>,
+    writer: EnvSource,
+}
+
+#[derive(Clone)]
+struct Entry {
+    value: String,
+    secret: bool,
+    writers: Vec<EnvSource>,
+}
+
+/// Who wrote a variable.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum EnvSource {
+    /// The server itself, or a test.
+    #[default]
+    Platform,
+    /// A secret shared by all workspaces.
+    GlobalSecret,
+    /// A secret of this workspace.
+    WorkspaceSecret,
+    /// Derived from the workspace's name, role, model and parent.
+    Identity,
+    /// A hook.
+    Hook {
+        /// The hook's registered name.
+        name: String,
+        /// Version of the hook crate; empty when registered by hand.
+        version: String,
+    },
+}
+
+impl fmt::Display for EnvSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Platform => f.write_str("platform"),
+            Self::GlobalSecret => f.write_str("global secret"),
+            Self::WorkspaceSecret => f.write_str("workspace secret"),
+            Self::Identity => f.write_str("identity"),
+            Self::Hook { name, version } if version.is_empty() => write!(f, "hook {name}"),
+            Self::Hook { name, version } => write!(f, "hook {name} {version}"),
+        }
+    }
+}
+
+/// Why a variable was refused. The value is never part of the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnvError {
+    /// Not `[A-Za-z_][A-Za-z0-9_]*`, or longer than [`MAX_ENV_NAME_BYTES`].
+    #[error("{0:?} is not a valid environment variable name")]
+    InvalidName(String),
+    /// One of [`RESERVED_ENV_NAMES`].
+    #[error("{0} is reserved for the platform")]
+    Reserved(String),
+    /// The value holds a NUL byte, which no process environment can carry.
+    #[error("the value of {0} contains a NUL byte")]
+    NulByte(String),
+    /// The value is longer than [`MAX_ENV_VALUE_BYTES`].
+    #[error("the value of {0} is longer than {MAX_ENV_VALUE_BYTES} bytes")]
+    TooLong(String),
+}
+
+impl From<EnvError> for HookError {
+    fn from(error: EnvError) -> Self {
+        HookError::permanent(error.to_string())
+    }
+}
+
+impl EnvMap {
+    /// An empty map whose writer is the platform.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value of `name`, if it is set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(|entry| entry.value.as_str())
+    }
+
+    /// True when `name` is set, even to the empty string.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// Sets a variable, overwriting any earlier value. An overwritten secret
+    /// stays secret.
+    ///
+    /// # Errors
+    /// [`EnvError`] when the name is invalid or reserved, or the value cannot be
+    /// put into a process environment; the map is then unchanged.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> Result<(), EnvError> {
+        self.write(name, value.into(), false)
+    }
+
+    /// Sets a variable that must not be shown: it is masked in logs and plans.
+    ///
+    /// # Errors
+    /// As [`set`](EnvMap::set).
+    pub fn set_secret(&mut self, name: &str, value: impl Into<String>) -> Result<(), EnvError> {
+        self.write(name, value.into(), true)
+    }
+
+    /// Removes a variable and returns its value.
+    pub fn remove(&mut self, name: &str) -> Option<String> {
+        self.entries.remove(name).map(|entry| entry.value)
+    }
+
+    /// True when the variable was written as a secret.
+    pub fn is_secret(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.secret)
+    }
+
+    /// Everyone who wrote `name`, first to last; the last one won. Empty when it
+    /// is not set.
+    pub fn provenance(&self, name: &str) -> &[EnvSource] {
+        self.entries
+            .get(name)
+            .map_or(&[], |entry| entry.writers.as_slice())
+    }
+
+    /// Names and values, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.as_str(), entry.value.as_str()))
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// How many variables are set.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Names that differ between `self` and `later`: added, changed or removed.
+    pub fn changed_names<'a>(&'a self, later: &'a EnvMap) -> Vec<&'a str> {
+        let mut names: Vec<&str> = later
+            .iter()
+            .filter(|(name, value)| self.get(name) != Some(value))
+            .map(|(name, _)| name)
+            .chain(self.names().filter(|name| !later.contains(name)))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Says who writes from now on. The server calls this; hooks need not.
+    pub fn set_writer(&mut self, writer: EnvSource) {
+        self.writer = writer;
+    }
+
+    fn write(&mut self, name: &str, value: String, secret: bool) -> Result<(), EnvError> {
+        check_env_name(name)?;
+        if value.contains('\0') {
+            return Err(EnvError::NulByte(name.to_owned()));
+        }
+        if value.len() > MAX_ENV_VALUE_BYTES {
+            return Err(EnvError::TooLong(name.to_owned()));
+        }
+        let writer = self.writer.clone();
+        let entry = self.entries.entry(name.to_owned()).or_insert(Entry {
+            value: String::new(),
+            secret: false,
+            writers: Vec::new(),
+        });
+        entry.value = value;
+        entry.secret |= secret;
+        if entry.writers.last() != Some(&writer) {
+            entry.writers.push(writer);
+        }
+        Ok(())
+    }
+}
+
+/// Checks a variable name against the rules [`EnvMap::set`] enforces.
+///
+/// # Errors
+/// [`EnvError::InvalidName`] or [`EnvError::Reserved`].
+pub fn check_env_name(name: &str) -> Result<(), EnvError> {
+    let mut bytes = name.bytes();
+    let head = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let tail = bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !head || !tail || name.len() > MAX_ENV_NAME_BYTES {
+        let shown: String = name.chars().take(40).collect();
+        return Err(EnvError::InvalidName(shown));
+    }
+    if RESERVED_ENV_NAMES.contains(&name) {
+        return Err(EnvError::Reserved(name.to_owned()));
+    }
+    Ok(())
+}
+
+/// Names and writers only; values stay hidden.
+impl fmt::Debug for EnvMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.entries.iter().map(|(name, entry)| {
+                let writer = entry.writers.last().map(ToString::to_string);
+                (name, writer.unwrap_or_default())
+            }))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_name_is_refused_and_changes_nothing() {
+        let mut env = EnvMap::new();
+        for name in ["", "1A", "A-B", "A B", "A=B", "Ä", "A\0", &"x".repeat(129)] {
+            assert!(
+                matches!(env.set(name, "v"), Err(EnvError::InvalidName(_))),
+                "{name:?}"
+            );
+        }
+        for name in RESERVED_ENV_NAMES {
+            assert_eq!(
+                env.set(name, "v"),
+                Err(EnvError::Reserved((*name).to_owned()))
+            );
+        }
+        assert_eq!(env.set("A", "a\0b"), Err(EnvError::NulByte("A".into())));
+        let long = "x".repeat(MAX_ENV_VALUE_BYTES + 1);
+        assert_eq!(env.set("A", long), Err(EnvError::TooLong("A".into())));
+        assert!(env.is_empty());
+    }
+
+    #[test]
+    fn the_last_writer_wins_and_the_history_is_kept() {
+        let mut env = EnvMap::new();
+        env.set_writer(EnvSource::WorkspaceSecret);
+        env.set_secret("TOKEN", "old").unwrap();
+        let hook = EnvSource::Hook {
+            name: "h".into(),
+            version: "1.0.0".into(),
+        };
+        env.set_writer(hook.clone());
+        env.set("TOKEN", "new").unwrap();
+        assert_eq!(env.get("TOKEN"), Some("new"));
+        assert_eq!(env.provenance("TOKEN"), [EnvSource::WorkspaceSecret, hook]);
+        assert!(
+            env.is_secret("TOKEN"),
+            "overwriting must not make a secret visible"
+        );
+        assert!(!format!("{env:?}").contains("new"));
+    }
+}

@@ -1,0 +1,36 @@
+#![doc = include_str!("../README.md")]
+
+mod clock;
+mod config;
+mod descriptor;
+mod env_map;
+mod env_mutator;
+mod error;
+mod registry;
+mod secret;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod token_cache;
+mod token_provider;
+
+pub use async_trait::async_trait;
+pub use clock::Clock;
+pub use config::{BuildContext, ConfigField, HookConfig, HooksConfig, NoConfig, RawConfig};
+pub use descriptor::{BuildResult, HookDescriptor, is_valid_hook_name};
+pub use env_map::{
+    EnvError, EnvMap, EnvSource, MAX_ENV_NAME_BYTES, MAX_ENV_VALUE_BYTES, RESERVED_ENV_NAMES,
+    check_env_name,
+};
+pub use env_mutator::{EnvMutator, WorkspaceContext};
+pub use error::{HookError, HookErrorKind};
+pub use registry::{ChainError, RegisteredHook, Registry, RegistryError};
+pub use secret::{REDACTED, Secret, redact_token_shapes};
+pub use token_cache::{EMPTY_TOKEN, TokenCache};
+pub use token_provider::{Token, TokenProvider, TokenRequest, TokenScope};
+/// The `tracing` this SDK logs through; use it so that events reach the server's log.
+pub use tracing;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+}

@@ -1,0 +1,1 @@
+//! Hook crate: tells every agent who it is on GitHub.

@@ -1,0 +1,1 @@
+//! Hook crate: a live GitHub App installation token for every workspace.

@@ -1,0 +1,1 @@
+//! End-to-end tests of Molecule: real sockets, real databases, real containers.
