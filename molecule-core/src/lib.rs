@@ -1,1 +1,31 @@
-//! The Molecule server as a library: compile it with the hooks you chose.
+#![doc = include_str!("../README.md")]
+
+mod app;
+mod auth;
+pub mod backend;
+pub mod cli;
+pub mod config;
+mod error;
+mod events;
+mod hooks;
+mod http;
+mod identity;
+mod presence;
+mod provlog;
+mod redact;
+mod run;
+mod secrets;
+mod server;
+mod store;
+mod supervisor;
+mod telemetry;
+mod workspaces;
+
+pub use config::Config;
+pub use events::{Event, EventType};
+/// The hook SDK this server was built with.
+pub use molecule_hooks;
+pub use molecule_hooks::Registry;
+pub use run::run;
+pub use secrets::{EncryptionKey, KeyError};
+pub use server::{Server, ServerBuilder, StartError};

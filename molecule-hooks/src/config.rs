@@ -1,5 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Read;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -7,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Clock;
 use crate::error::HookError;
+use crate::secret::REDACTED;
 
 /// The configuration of one hook: a struct that serde can read, strictly.
 ///
@@ -131,6 +133,7 @@ pub struct BuildContext {
 #[derive(Clone, Default)]
 pub struct RawConfig {
     values: Map<String, Value>,
+    from_env: BTreeSet<String>,
 }
 
 impl RawConfig {
@@ -141,14 +144,18 @@ impl RawConfig {
     pub fn new(value: Value) -> Result<Self, HookError> {
         match value {
             Value::Null => Ok(Self::default()),
-            Value::Object(values) => Ok(Self { values }),
+            Value::Object(values) => Ok(Self {
+                values,
+                ..Self::default()
+            }),
             _ => Err(HookError::config(
                 "the section must be a mapping of keys to values",
             )),
         }
     }
 
-    /// Overlays environment variables and reads `_file` twins.
+    /// Overlays environment variables and reads `_file` twins. The environment
+    /// wins over the section, whichever of the two twins either one names.
     pub(crate) fn overlay(
         mut self,
         fields: &[ConfigField],
@@ -156,88 +163,128 @@ impl RawConfig {
     ) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         for field in fields {
-            let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
-            if let Some(value) = field.env.and_then(set) {
-                self.values
-                    .insert(field.name.to_owned(), Value::String(value.clone()));
-                self.values.remove(&format!("{}_file", field.name));
-            }
-            if !field.secret {
-                continue;
-            }
-            let file_key = format!("{}_file", field.name);
-            let from_env = field
-                .env
-                .and_then(|name| set(&format!("{name}_FILE")).cloned());
-            let from_file = match self.values.remove(&file_key) {
-                Some(Value::String(path)) => Some(path),
-                Some(_) => {
-                    problems.push(format!("{file_key} must be the path of a file"));
-                    continue;
-                }
-                None => None,
-            };
-            let Some(path) = from_env.or(from_file) else {
-                continue;
-            };
-            if self.values.contains_key(field.name) {
-                problems.push(format!("set either {} or {file_key}, not both", field.name));
-                continue;
-            }
-            match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                    self.values
-                        .insert(field.name.to_owned(), Value::String(text));
-                }
-                Err(error) => problems.push(format!("{file_key}: cannot read {path:?}: {error}")),
+            if let Err(problem) = self.overlay_field(field, env) {
+                problems.push(problem);
             }
         }
-        if problems.is_empty() {
-            Ok(self)
-        } else {
-            Err(problems)
+        match problems.is_empty() {
+            true => Ok(self),
+            false => Err(problems),
         }
     }
 
+    fn overlay_field(
+        &mut self,
+        field: &ConfigField,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let set = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
+        let file_key = format!("{}_file", field.name);
+        let value_from_env = field.env.and_then(set);
+        let mut path = None;
+        if field.secret {
+            path = field.env.and_then(|name| set(&format!("{name}_FILE")));
+            if let (Some(name), Some(_), Some(_)) = (field.env, &value_from_env, &path) {
+                return Err(format!("set either {name} or {name}_FILE, not both"));
+            }
+        }
+        if value_from_env.is_some() || path.is_some() {
+            self.values.remove(field.name);
+            // A visible field has no twin: such a key is a mistake to report.
+            if field.secret {
+                self.values.remove(&file_key);
+            }
+        }
+        if let Some(value) = value_from_env {
+            self.values
+                .insert(field.name.to_owned(), Value::String(value));
+            self.from_env.insert(field.name.to_owned());
+        }
+        if field.secret && path.is_none() {
+            path = match self.values.remove(&file_key) {
+                None | Some(Value::Null) => None,
+                Some(Value::String(path)) => Some(path),
+                Some(_) => return Err(format!("{file_key} must be the path of a file")),
+            };
+            if path.is_some() && self.values.contains_key(field.name) {
+                return Err(format!("set either {} or {file_key}, not both", field.name));
+            }
+        }
+        if let Some(path) = path {
+            let text = read_secret_file(&path).map_err(|e| format!("{file_key}: {path:?} {e}"))?;
+            self.values
+                .insert(field.name.to_owned(), Value::String(text));
+        }
+        Ok(())
+    }
+
     /// Decodes and validates the section.
+    ///
+    /// A value that came from the environment is text; where the field wants a
+    /// number or a boolean, text that reads as one is accepted.
     ///
     /// # Errors
     /// A config error that lists every problem found, each naming its key. The
     /// text never holds a value of a secret field.
     pub fn decode<C: HookConfig>(&self) -> Result<C, HookError> {
-        let mut problems: Vec<String> = self
+        let (mut known, unknown): (Map<String, Value>, Map<String, Value>) = self
             .values
+            .clone()
+            .into_iter()
+            .partition(|(key, _)| C::FIELDS.iter().any(|field| field.name == key.as_str()));
+        let mut problems: Vec<String> = unknown
             .keys()
-            .filter(|key| !C::FIELDS.iter().any(|field| field.name == key.as_str()))
             .map(|key| unknown_key(key, C::FIELDS))
             .collect();
-        let known: Map<String, Value> = self
-            .values
-            .iter()
-            .filter(|(key, _)| C::FIELDS.iter().any(|field| field.name == key.as_str()))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        match serde_path_to_error::deserialize::<_, C>(Value::Object(known)) {
+        match self.decode_values::<C>(&mut known) {
             Ok(config) => {
                 problems.extend(config.validate());
                 if problems.is_empty() {
                     return Ok(config);
                 }
             }
-            Err(error) => {
-                let path = error.path().to_string();
-                let secret = C::FIELDS
-                    .iter()
-                    .any(|f| f.secret && path.starts_with(f.name));
-                problems.push(match (path.as_str(), secret) {
-                    (".", _) => error.inner().to_string(),
-                    (path, true) => format!("{path}: wrong type or form"),
-                    (path, false) => format!("{path}: {}", error.inner()),
-                });
-            }
+            Err(problem) => problems.push(problem),
         }
-        Err(HookError::config(problems.join("; ")))
+        let text = self.mask_secrets(&problems.join("; "), C::FIELDS);
+        Err(HookError::config(text))
+    }
+
+    fn decode_values<C: HookConfig>(&self, values: &mut Map<String, Value>) -> Result<C, String> {
+        loop {
+            let error =
+                match serde_path_to_error::deserialize::<_, C>(Value::Object(values.clone())) {
+                    Ok(config) => return Ok(config),
+                    Err(error) => error,
+                };
+            let path = error.path().to_string();
+            // Each round turns one text into something else, so this ends.
+            if self.from_env.contains(&path)
+                && let Some(Value::String(text)) = values.get(&path)
+                && let Ok(scalar @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(text)
+            {
+                values.insert(path, scalar);
+                continue;
+            }
+            let secret = C::FIELDS
+                .iter()
+                .any(|f| f.secret && path.starts_with(f.name));
+            return Err(match (path.as_str(), secret) {
+                (".", _) => error.inner().to_string(),
+                (path, true) => format!("{path}: wrong type or form"),
+                (path, false) => format!("{path}: {}", error.inner()),
+            });
+        }
+    }
+
+    /// `text` without any value that a secret field has here. Values shorter
+    /// than four bytes are no secrets and would only garble the text.
+    pub(crate) fn mask_secrets(&self, text: &str, fields: &[ConfigField]) -> String {
+        fields
+            .iter()
+            .filter(|field| field.secret)
+            .filter_map(|field| self.values.get(field.name)?.as_str())
+            .filter(|value| value.len() >= 4)
+            .fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
     }
 
     /// True when the operator set nothing at all, neither in the file nor in the
@@ -247,8 +294,35 @@ impl RawConfig {
     }
 }
 
+/// The longest file a `_file` key may point at: keys and tokens are far shorter.
+const MAX_SECRET_FILE_BYTES: u64 = 1024 * 1024;
+
+fn read_secret_file(path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| {
+            file.take(MAX_SECRET_FILE_BYTES + 1)
+                .read_to_string(&mut text)
+        })
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_SECRET_FILE_BYTES {
+        return Err(format!("is longer than {MAX_SECRET_FILE_BYTES} bytes"));
+    }
+    text.truncate(text.trim_end_matches(['\r', '\n']).len());
+    match text.is_empty() {
+        true => Err("is empty".to_owned()),
+        false => Ok(text),
+    }
+}
+
 fn unknown_key(key: &str, fields: &[ConfigField]) -> String {
-    let known: Vec<&str> = fields.iter().map(|field| field.name).collect();
+    let known: Vec<String> = fields
+        .iter()
+        .map(|field| match field.secret {
+            true => format!("{0} (or {0}_file)", field.name),
+            false => field.name.to_owned(),
+        })
+        .collect();
     match known.is_empty() {
         true => format!("unknown key {key:?}; this hook has no settings"),
         false => format!("unknown key {key:?}; known keys: {}", known.join(", ")),

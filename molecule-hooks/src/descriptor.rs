@@ -24,6 +24,8 @@ pub struct HookDescriptor {
     pub fields: &'static [ConfigField],
     check: fn(&RawConfig) -> Result<(), HookError>,
     build: fn(&RawConfig, &BuildContext) -> BuildResult,
+    #[cfg(feature = "testing")]
+    decoded: fn() -> Option<&'static [&'static str]>,
 }
 
 impl HookDescriptor {
@@ -44,7 +46,15 @@ impl HookDescriptor {
             fields: C::FIELDS,
             check: |raw| raw.decode::<C>().map(drop),
             build,
+            #[cfg(feature = "testing")]
+            decoded: crate::testing::decoded_keys::<C>,
         }
+    }
+
+    /// The keys its config type reads, if it is a plain struct.
+    #[cfg(feature = "testing")]
+    pub(crate) fn decoded_keys(&self) -> Option<&'static [&'static str]> {
+        (self.decoded)()
     }
 
     /// Decodes and validates a section without building; no I/O.
@@ -99,10 +109,12 @@ pub const fn is_valid_hook_name(name: &str) -> bool {
 
 /// Registers a hook at link time. Write it once, in the root of a hook crate:
 ///
-/// ```ignore
+/// ```
+/// # use molecule_hooks::{BuildContext, BuildResult, NoConfig as Config};
+/// # fn build(_: Config, _: &BuildContext) -> BuildResult { Ok(None) }
 /// molecule_hooks::register_hook! {
 ///     name: "corporate-proxy",
-///     description: "Sets HTTP_PROXY in every workspace",
+///     description: "Sets HTTPS_PROXY in every workspace",
 ///     config: Config,
 ///     build: build,
 /// }

@@ -204,6 +204,10 @@ impl EnvMap {
         self.writer = writer;
     }
 
+    pub(crate) fn writer(&self) -> &EnvSource {
+        &self.writer
+    }
+
     fn write(&mut self, name: &str, value: String, secret: bool) -> Result<(), EnvError> {
         check_env_name(name)?;
         if value.contains('\0') {

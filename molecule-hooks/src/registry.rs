@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::{HooksConfig, RawConfig};
@@ -272,7 +273,7 @@ impl RegisteredHook {
             version: self.version.clone(),
         });
         self.mutator.mutate_env(workspace, &mut copy).await?;
-        copy.set_writer(EnvSource::Platform);
+        copy.set_writer(env.writer().clone());
         *env = copy;
         Ok(())
     }
@@ -285,16 +286,18 @@ fn build(
     if !is_valid_hook_name(descriptor.name) {
         return Err(vec!["its name is not lower-kebab".to_owned()]);
     }
-    let one = |error: HookError| vec![error.chain()];
     let section = config
         .sections
         .get(descriptor.name)
         .cloned()
         .unwrap_or_default();
     let raw = RawConfig::new(section)
-        .map_err(one)?
+        .map_err(|error| vec![error.chain()])?
         .overlay(descriptor.fields, &config.env)?;
-    let built = descriptor.build(&raw, &config.context).map_err(one)?;
+    // A panicking build must not hide what else is wrong.
+    let built = catch_unwind(AssertUnwindSafe(|| descriptor.build(&raw, &config.context)))
+        .map_err(|_| vec!["it panicked while it was built; this is a bug in the hook".to_owned()])?
+        .map_err(|error| vec![raw.mask_secrets(&error.chain(), descriptor.fields)])?;
     match built {
         Some(hook) if hook.name() != descriptor.name => Err(vec![format!(
             "it calls itself {:?}; the name given to register_hook! and EnvMutator::name must agree",
@@ -329,3 +332,6 @@ impl fmt::Debug for RegisteredHook {
         write!(f, "{} {}", self.name(), self.version)
     }
 }
+
+#[cfg(test)]
+mod tests;

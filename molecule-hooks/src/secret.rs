@@ -84,6 +84,7 @@ const TOKEN_PREFIXES: &[&str] = &[
     "Bearer ",
     "bearer ",
     "Basic ",
+    "basic ",
     "PRIVATE KEY-----",
 ];
 
@@ -129,7 +130,7 @@ fn mask_prefixed(text: &str) -> String {
         let run = tail
             .find(|c: char| !(is_token_char(c) || pem && (c.is_whitespace() || c == '\\')))
             .unwrap_or(tail.len());
-        if run < SHORTEST_TOKEN {
+        if run < SHORTEST_TOKEN || is_prose(&text[..found.start()], prefix, &tail[..run]) {
             continue;
         }
         out.push_str(&text[done..found.start()]);
@@ -141,6 +142,20 @@ fn mask_prefixed(text: &str) -> String {
     }
     out.push_str(&text[done..]);
     out
+}
+
+/// Prefixes that are also the end of a word ("task-runner-name") or the start of
+/// a sentence ("Basic authentication failed").
+fn is_prose(before: &str, prefix: &str, run: &str) -> bool {
+    match prefix {
+        "sk-" => {
+            // A letter that ends an escape such as `\n` starts a new word.
+            let escape = matches!(before.as_bytes(), [.., b'\\', _]);
+            before.ends_with(|c: char| c.is_ascii_alphanumeric()) && !escape
+        }
+        "Basic " | "basic " => run.bytes().all(|b| b.is_ascii_lowercase()),
+        _ => false,
+    }
 }
 
 fn is_token_char(c: char) -> bool {
@@ -156,6 +171,8 @@ fn mask_userinfo(text: &str) -> String {
         let end = after
             .find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\''))
             .unwrap_or(after.len());
+        // A colon before the end may belong to the next "://": look there again.
+        let end = end - usize::from(after[..end].ends_with(':'));
         match after[..end].rfind('@') {
             Some(user) => {
                 out.push_str(REDACTED);
@@ -180,6 +197,8 @@ mod tests {
             "a sk-lite thing",
             "https://example.org/a@b",
             "no secrets here",
+            "hook task-dispatcher-for-agents failed",
+            "Basic authentication failed",
         ] {
             assert_eq!(redact_token_shapes(text), text);
         }
@@ -191,6 +210,21 @@ mod tests {
             redact_token_shapes("Authorization: Bearer 0123456789abcdef, ok"),
             "Authorization: Bearer [REDACTED], ok"
         );
+    }
+
+    #[test]
+    fn the_user_information_of_every_url_in_a_chain_is_masked() {
+        assert_eq!(
+            redact_token_shapes("via http://https://me:pw@host/x and ftp://a@b"),
+            "via http://https://[REDACTED]@host/x and ftp://[REDACTED]@b"
+        );
+    }
+
+    #[test]
+    fn a_key_after_an_escape_or_a_sign_is_masked() {
+        for text in ["key=sk-0123456789abcdef", "line\\nsk-0123456789abcdef"] {
+            assert!(!redact_token_shapes(text).contains("0123456789"), "{text}");
+        }
     }
 
     #[test]

@@ -24,9 +24,12 @@ const REFRESH_WINDOW: TimeDelta = TimeDelta::minutes(5);
 const LEAST_REMAINING: TimeDelta = TimeDelta::seconds(60);
 /// After a failure nobody asks the upstream again for this long, plus up to a
 /// second of jitter, or for as long as the upstream itself asked.
-const FAILURE_PAUSE: Duration = Duration::from_secs(5);
+const FAILURE_PAUSE: TimeDelta = TimeDelta::seconds(5);
 /// An upstream's `Retry-After` counts up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(15);
+/// Pauses are lengthened by up to this much, so that many servers do not come
+/// back in step.
+const JITTER: TimeDelta = TimeDelta::seconds(1);
 /// One mint may take this long.
 const MINT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -103,22 +106,31 @@ impl TokenCache {
 
     /// A token that is valid now.
     ///
-    /// Must be called inside a tokio runtime.
+    /// Must be called inside a tokio runtime with time enabled.
     ///
     /// # Errors
     /// Whatever the last mint returned; a transient error when it took longer
     /// than 30 seconds, a permanent one when it panicked or returned an empty or
     /// expired token.
     pub async fn get(&self) -> Minted {
-        let mut done = match self.look() {
-            Look::Ready(answer) => return answer,
-            Look::Wait(done) => done,
-        };
-        let answer = match done.wait_for(Option::is_some).await {
-            Ok(answer) => answer.clone(),
-            Err(_) => None,
-        };
-        answer.unwrap_or_else(|| Err(HookError::transient("token refresh was cancelled")))
+        // A second look is needed only if the refresh ended with the runtime it
+        // ran on, or its token expired before this caller was scheduled.
+        for _ in 0..2 {
+            let mut done = match self.look() {
+                Look::Ready(answer) => return answer,
+                Look::Wait(done) => done,
+            };
+            let minted = match done.wait_for(Option::is_some).await {
+                Ok(minted) => minted.clone(),
+                Err(_) => None,
+            };
+            match minted {
+                Some(Ok(token)) if token.expires_at <= self.0.clock.now() => {}
+                Some(minted) => return minted,
+                None => {}
+            }
+        }
+        Err(HookError::transient("token refresh was interrupted"))
     }
 
     fn look(&self) -> Look {
@@ -128,7 +140,7 @@ impl TokenCache {
         let paused = state
             .failure
             .as_ref()
-            .filter(|f| now < f.until)
+            .filter(|f| now < f.until && f.until - now <= LONGEST_PAUSE + JITTER)
             .map(|f| f.error.clone());
         if let Some(cached) = &current {
             let fresh = now < cached.refresh_at;
@@ -148,11 +160,13 @@ impl TokenCache {
 
     /// Joins the refresh under way or starts one.
     fn refresh(&self, state: &mut State) -> watch::Receiver<Option<Minted>> {
-        if let Some(flight) = &state.flight {
+        // A closed channel means that the task died with its runtime; it will
+        // never answer, so it must not be joined.
+        if let Some(flight) = state.flight.as_ref().filter(|f| !f.is_dead()) {
             return flight.done.clone();
         }
         let (send, done) = watch::channel(None);
-        let mint = (self.0.mint)();
+        let mint = Arc::clone(&self.0.mint);
         let inner = Arc::downgrade(&self.0);
         let clock = self.0.clock.clone();
         let task = tokio::spawn(async move {
@@ -168,15 +182,22 @@ impl TokenCache {
     }
 }
 
+impl Flight {
+    fn is_dead(&self) -> bool {
+        self.done.has_changed().is_err()
+    }
+}
+
 enum Look {
     Ready(Minted),
     Wait(watch::Receiver<Option<Minted>>),
 }
 
-async fn run_mint(mint: Pin<Box<dyn Future<Output = Minted> + Send>>, clock: &Clock) -> Minted {
-    // A task of its own, so that a panic ends there; aborted with us.
+async fn run_mint(mint: Arc<Mint>, clock: &Clock) -> Minted {
+    // A task of its own, so that a panic ends there; aborted with us. The
+    // closure itself runs in it too: it is not ours and may panic as well.
     let mut task = tokio::task::JoinSet::new();
-    task.spawn(mint);
+    task.spawn(async move { mint().await });
     let token = match tokio::time::timeout(MINT_TIMEOUT, task.join_next()).await {
         Err(_) => {
             return Err(HookError::transient(
@@ -184,7 +205,12 @@ async fn run_mint(mint: Pin<Box<dyn Future<Output = Minted> + Send>>, clock: &Cl
             ));
         }
         Ok(Some(Ok(minted))) => minted?,
-        Ok(Some(Err(_)) | None) => return Err(HookError::permanent("token provider panicked")),
+        Ok(Some(Err(end))) if end.is_panic() => {
+            return Err(HookError::permanent("token provider panicked"));
+        }
+        Ok(Some(Err(_)) | None) => {
+            return Err(HookError::transient("token refresh was interrupted"));
+        }
     };
     if token.secret.is_empty() {
         return Err(HookError::permanent(EMPTY_TOKEN));
@@ -223,11 +249,19 @@ impl Inner {
                 state.failure = None;
             }
             Err(error) => {
-                let asked = error.retry_after().unwrap_or_default().min(LONGEST_PAUSE);
-                let pause = FAILURE_PAUSE.max(asked) + jitter();
+                let asked = error.retry_after().unwrap_or_default();
+                // A wait too long to be represented is certainly the longest.
+                let asked = TimeDelta::from_std(asked).unwrap_or(LONGEST_PAUSE);
+                let pause = asked.clamp(FAILURE_PAUSE, LONGEST_PAUSE) + jitter();
+                // In the background nobody else would say so.
+                tracing::warn!(
+                    error = error.chain(),
+                    pause_secs = pause.num_seconds(),
+                    "token refresh failed"
+                );
                 state.failure = Some(Failure {
                     error: error.clone(),
-                    until: now + TimeDelta::from_std(pause).unwrap_or(REFRESH_WINDOW),
+                    until: now + pause,
                 });
             }
         }
@@ -236,15 +270,15 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(flight) = self.lock().flight.take() {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = state.flight.take() {
             flight.task.abort();
         }
     }
 }
 
-/// Up to a second, so that many servers do not come back in step.
-fn jitter() -> Duration {
-    Duration::from_millis(RandomState::new().hash_one(0_u8) % 1000)
+fn jitter() -> TimeDelta {
+    JITTER / 1000 * (RandomState::new().hash_one(0_u8) % 1000) as i32
 }
 
 impl fmt::Debug for TokenCache {

@@ -1,2 +1,14 @@
 //! A Molecule server compiled with two hook crates.
-fn main() {}
+//!
+//! To make your own: copy this folder, change the two lines below and the same
+//! two in `Cargo.toml`, build. A dependency that is not named here does not
+//! compile (see the lint), because a dependency alone links nothing.
+#![cfg_attr(not(test), deny(unused_crate_dependencies))]
+
+// Hooks in this build:
+use gh_identity as _;
+use github_app_auth as _;
+
+fn main() -> std::process::ExitCode {
+    molecule_core::cli::main()
+}

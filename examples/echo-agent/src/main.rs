@@ -1,2 +1,7 @@
-//! The echo agent binary.
-fn main() {}
+//! The echo agent binary; everything lives in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    echo_agent::run_from_env(std::env::args().skip(1))
+}

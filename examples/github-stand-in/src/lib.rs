@@ -1,1 +1,11 @@
-//! A stand-in for api.github.com: checks the App JWT, hands out rotating tokens.
+#![doc = include_str!("../README.md")]
+
+mod behaviour;
+mod jwt;
+mod keys;
+mod server;
+
+pub use behaviour::Behaviour;
+pub use jwt::Claims;
+pub use keys::{KeyError, KeyPairPem, generate_key_pair};
+pub use server::{GithubStandIn, Options, RecordedRequest, StartError};

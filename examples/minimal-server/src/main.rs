@@ -1,2 +1,13 @@
 //! The smallest Molecule server: no hooks.
-fn main() {}
+//!
+//! ```text
+//! MOLECULE_ENV=development cargo run -p minimal-server
+//! ```
+
+use molecule_core::{Config, Registry, run};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    run(Config::load()?, Registry::new()).await?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The parts of a running server, as handlers see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_hooks::Clock;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::auth::Auth;
+use crate::backend::SharedBackend;
+use crate::config::Config;
+use crate::hooks::Credentials;
+use crate::http::HasAuth;
+use crate::presence::Presence;
+use crate::store::Db;
+use crate::supervisor::Supervisor;
+use crate::workspaces::Workspaces;
+
+/// A probe of `/readyz` may take this long.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// State of every handler. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) db: Db,
+    pub(crate) auth: Auth,
+    pub(crate) backend: SharedBackend,
+    pub(crate) credentials: Credentials,
+    pub(crate) presence: Presence,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) workspaces: Workspaces,
+}
+
+impl App {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Whether database and backend answer.
+    pub(crate) async fn readiness(&self) -> (bool, bool) {
+        let database = tokio::time::timeout(PROBE_TIMEOUT, self.db.ping());
+        let backend = tokio::time::timeout(PROBE_TIMEOUT, self.backend.check());
+        let (database, backend) = tokio::join!(database, backend);
+        (matches!(database, Ok(Ok(()))), matches!(backend, Ok(Ok(_))))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl HasAuth for App {
+    fn auth(&self) -> &Auth {
+        &self.auth
+    }
+}
+
+/// Every room's routes.
+pub(crate) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .merge(crate::http::system_router())
+        .merge(crate::workspaces::routes::router())
+        .merge(crate::presence::routes::router())
+        .merge(crate::hooks::routes::router())
+}
+
+/// The wire, described.
+pub(crate) fn openapi() -> OpenApi {
+    crate::http::document(routes())
+}

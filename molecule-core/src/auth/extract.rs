@@ -1,0 +1,51 @@
+//! The extractors handlers name in their signature.
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+
+use super::Auth;
+use crate::error::Error;
+use crate::http::{ApiError, HasAuth};
+
+/// The request comes from an administrator.
+pub(crate) struct AdminAuth;
+
+/// The request comes from the workspace in its path, or from an administrator.
+pub(crate) struct WorkspaceAuth;
+
+impl<S: HasAuth> FromRequestParts<S> for AdminAuth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let auth: &Auth = state.auth();
+        auth.admin(bearer(&parts.headers)).await?;
+        Ok(Self)
+    }
+}
+
+impl<S: HasAuth> FromRequestParts<S> for WorkspaceAuth {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let params = RawPathParams::from_request_parts(parts, &())
+            .await
+            .map_err(|_| Error::unauthorized("missing workspace ID"))?;
+        let id = params
+            .iter()
+            .find(|(name, _)| *name == "id")
+            .map_or("", |(_, id)| id);
+        state.auth().workspace(id, bearer(&parts.headers)).await?;
+        Ok(Self)
+    }
+}
+
+/// The bearer token of a request. The scheme's case does not matter; an empty
+/// token counts as none.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

@@ -1,0 +1,61 @@
+//! Making and comparing tokens.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use molecule_hooks::Secret;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// Leading characters kept readable, to tell tokens apart.
+pub(crate) const PREFIX_CHARS: usize = 8;
+
+/// 32 random bytes as base64url without padding: 43 characters.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub(crate) fn mint() -> Result<Secret> {
+    let mut bytes = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Error::internal("failed to create token", anyhow::anyhow!("no randomness")))?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// What the database keeps of a token: its SHA-256. A 256-bit random token needs
+/// no slow hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    pub(crate) fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Compares without telling by its duration where the difference is.
+pub(crate) fn constant_time_eq(left: &str, right: &str) -> bool {
+    let (left, right) = (TokenHash::of(left), TokenHash::of(right));
+    verify_slices_are_equal(left.as_bytes(), right.as_bytes()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_43_url_safe_characters_and_never_the_same() {
+        let (one, two) = (mint().unwrap(), mint().unwrap());
+        assert_eq!(one.expose().len(), 43);
+        assert!(
+            one.expose()
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        );
+        assert_ne!(one, two);
+    }
+}

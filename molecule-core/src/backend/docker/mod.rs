@@ -1,0 +1,290 @@
+//! Workspaces as containers of a Docker daemon.
+//!
+//! Everything made here carries labels that say which server's database owns
+//! it, so that several servers can share a daemon. Nothing that says it belongs
+//! to another one is ever stopped, replaced or deleted.
+
+mod archive;
+mod container;
+mod daemon;
+mod image;
+mod names;
+mod network;
+mod objects;
+mod start;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::models::ContainerStateStatusEnum;
+use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::daemon::{CallError, Daemon};
+use self::names::Labels;
+use self::objects::{Found, Removed};
+use super::scrub::Scrubber;
+use super::{
+    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
+    WorkspaceBackend,
+};
+use crate::config::backend::DockerConfig;
+
+/// What starts that are under way get to take back their work at shutdown.
+const SHUTDOWN_BOUND: Duration = Duration::from_secs(20);
+
+/// Runs workspaces as containers.
+pub struct DockerBackend {
+    inner: Arc<Inner>,
+    starts: TaskTracker,
+    closing: CancellationToken,
+}
+
+struct Inner {
+    config: DockerConfig,
+    instance: String,
+    daemon: Daemon,
+}
+
+impl std::fmt::Debug for DockerBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerBackend")
+            .field("instance", &self.inner.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for DockerBackend {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl DockerBackend {
+    /// A backend for the configured daemon, which is not contacted yet: see
+    /// [`check`](WorkspaceBackend::check). `instance` is a short id of this
+    /// server's database and says which containers and volumes are its own.
+    ///
+    /// # Errors
+    /// [`BackendError::Failed`] when the address or the instance id cannot be
+    /// used.
+    pub fn connect(config: DockerConfig, instance: String) -> Result<Self, BackendError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if instance.is_empty() || instance.len() > 64 || !instance.chars().all(plain) {
+            return Err(BackendError::Failed {
+                operation: "connect to docker",
+                reason: "the instance id must be 1 to 64 letters, digits, '-', '_' or '.'"
+                    .to_owned(),
+            });
+        }
+        let daemon = Daemon::new(&config)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                instance,
+                daemon,
+            }),
+            starts: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl WorkspaceBackend for DockerBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Docker
+    }
+
+    fn platform_host(&self) -> &'static str {
+        "host.docker.internal"
+    }
+
+    async fn start(
+        &self,
+        spec: &StartSpec,
+        cancel: &CancellationToken,
+    ) -> Result<Instance, BackendError> {
+        if cancel.is_cancelled() {
+            return Err(BackendError::Cancelled);
+        }
+        // A task of its own: a caller that goes away cancels it, and it still
+        // takes back what it did.
+        let token = self.closing.child_token();
+        let _guard = token.clone().drop_guard();
+        let run = start::run(Arc::clone(&self.inner), spec.clone(), token.clone());
+        let mut task = self.starts.spawn(run);
+        let ended = tokio::select! {
+            ended = &mut task => ended,
+            () = cancel.cancelled() => {
+                token.cancel();
+                task.await
+            }
+        };
+        ended.unwrap_or_else(|_| Err(BackendError::Cancelled))
+    }
+
+    async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError> {
+        let failed = |error: CallError| error.into_backend("stop workspace", &Scrubber::plain());
+        let Inner {
+            daemon,
+            instance: ours,
+            ..
+        } = &*self.inner;
+        for name in names::containers(instance.workspace_id) {
+            if let Found::Ours(id, _) = objects::find(daemon, &name, ours).await.map_err(failed)? {
+                objects::remove(daemon, &id).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn liveness(&self, instance: &InstanceRef) -> Liveness {
+        self.inner
+            .liveness(instance.workspace_id)
+            .await
+            .unwrap_or_else(Liveness::Unknown)
+    }
+
+    async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
+        const OPERATION: &str = "remove storage";
+        let scrub = Scrubber::plain();
+        for name in [
+            names::config_volume(workspace_id),
+            names::workspace_volume(workspace_id),
+        ] {
+            match objects::remove_volume(&self.inner.daemon, &name, &self.inner.instance).await {
+                Ok(Removed::Yes) => {}
+                Ok(Removed::InUse(error)) | Err(error) => {
+                    return Err(error.into_backend(OPERATION, &scrub));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
+        self.inner
+            .list_managed()
+            .await
+            .map_err(|error| error.into_backend("list workspaces", &Scrubber::plain()))
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        let version = self
+            .inner
+            .daemon
+            .call(bollard::Docker::version)
+            .await
+            .map_err(|error| error.into_backend("reach docker", &Scrubber::plain()))?;
+        // Anything that speaks JSON could have answered.
+        let (Some(engine), Some(api)) = (version.version, version.api_version) else {
+            return Err(BackendError::Failed {
+                operation: "reach docker",
+                reason: "whatever answers there is not a Docker daemon".to_owned(),
+            });
+        };
+        Ok(Scrubber::plain().clean(&format!("Docker {engine} (API {api})")))
+    }
+
+    async fn shutdown(&self) {
+        self.closing.cancel();
+        self.starts.close();
+        if tokio::time::timeout(SHUTDOWN_BOUND, self.starts.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a workspace start did not end in time for the shutdown");
+        }
+    }
+}
+
+impl Inner {
+    async fn liveness(&self, workspace: Uuid) -> Result<Liveness, BackendError> {
+        const OPERATION: &str = "look for container";
+        for name in names::containers(workspace) {
+            let found = objects::find(&self.daemon, &name, &self.instance)
+                .await
+                .map_err(|error| error.into_backend(OPERATION, &Scrubber::plain()))?;
+            match found {
+                Found::Ours(_, container) => {
+                    let state = container.state.unwrap_or_default();
+                    return match (state.running, state.status) {
+                        (Some(true), _) | (_, Some(ContainerStateStatusEnum::RUNNING)) => {
+                            Ok(Liveness::Running)
+                        }
+                        (Some(false), _) => Ok(Liveness::Stopped),
+                        (None, _) => Err(BackendError::Failed {
+                            operation: OPERATION,
+                            reason: "the daemon did not say whether it runs".to_owned(),
+                        }),
+                    };
+                }
+                // Not ours, so not for us to call dead.
+                Found::Foreign if name == names::container(workspace) => {
+                    return Err(BackendError::Failed {
+                        operation: OPERATION,
+                        reason: "a container of this name belongs to another server".to_owned(),
+                    });
+                }
+                Found::Foreign | Found::Nothing => {}
+            }
+        }
+        Ok(Liveness::Missing)
+    }
+
+    async fn list_managed(&self) -> Result<Vec<ManagedInstance>, CallError> {
+        let filter = names::owned_by(&self.instance);
+        let containers = ListContainersOptionsBuilder::default()
+            .all(true)
+            .filters(&filter)
+            .build();
+        let containers = self
+            .daemon
+            .call(|client| client.list_containers(Some(containers)))
+            .await?;
+        let volumes = ListVolumesOptionsBuilder::default()
+            .filters(&filter)
+            .build();
+        let volumes = self
+            .daemon
+            .call(|client| client.list_volumes(Some(volumes)))
+            .await?;
+
+        let mut found: BTreeMap<Uuid, ManagedInstance> = BTreeMap::new();
+        for container in containers {
+            if let Some(id) = self.workspace_of(container.labels.as_ref()) {
+                entry(&mut found, id).compute = true;
+            }
+        }
+        for volume in volumes.volumes.unwrap_or_default() {
+            if let Some(id) = self.workspace_of(Some(&volume.labels)) {
+                entry(&mut found, id).storage = true;
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// The workspace of an object, if the object is ours. Does not rely on the
+    /// daemon's filter.
+    fn workspace_of(&self, labels: Option<&Labels>) -> Option<Uuid> {
+        let labels = labels?;
+        if labels.get(names::INSTANCE) != Some(&self.instance) {
+            return None;
+        }
+        labels.get(names::WORKSPACE)?.parse().ok()
+    }
+}
+
+fn entry(found: &mut BTreeMap<Uuid, ManagedInstance>, workspace_id: Uuid) -> &mut ManagedInstance {
+    found.entry(workspace_id).or_insert(ManagedInstance {
+        workspace_id,
+        compute: false,
+        storage: false,
+    })
+}

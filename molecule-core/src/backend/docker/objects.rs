@@ -1,0 +1,192 @@
+//! Finding and removing containers and volumes, with an eye on whose they are.
+
+use std::time::Duration;
+
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    InspectContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::daemon::{CallError, Daemon};
+use super::names;
+
+/// A container as found under one of a workspace's names.
+pub(super) enum Found {
+    /// There is none.
+    Nothing,
+    /// One of ours; its id, and what the daemon says about it.
+    Ours(String, Box<ContainerInspectResponse>),
+    /// One that is not ours to touch.
+    Foreign,
+}
+
+/// Looks up a container by name or id.
+pub(super) async fn inspect(
+    daemon: &Daemon,
+    name: &str,
+) -> Result<ContainerInspectResponse, CallError> {
+    daemon
+        .call(|client| client.inspect_container(name, None::<InspectContainerOptions>))
+        .await
+}
+
+/// Looks up a container and decides whose it is.
+pub(super) async fn find(daemon: &Daemon, name: &str, instance: &str) -> Result<Found, CallError> {
+    let container = match inspect(daemon, name).await {
+        Ok(container) => container,
+        Err(error) if error.is_container_missing() => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    let labels = container
+        .config
+        .as_ref()
+        .and_then(|config| config.labels.as_ref());
+    if !names::is_our_container(labels, instance) {
+        return Ok(Found::Foreign);
+    }
+    // Removing by id cannot hit a container that took the name meanwhile.
+    let id = container
+        .id
+        .clone()
+        .ok_or_else(|| CallError::Broken("no id".to_owned()))?;
+    Ok(Found::Ours(id, Box::new(container)))
+}
+
+/// Removes a container, running or not, with its anonymous volumes. Stopping it
+/// first would let the restart policy revive it in between.
+pub(super) async fn remove(daemon: &Daemon, id: &str) -> Result<(), CallError> {
+    let options = RemoveContainerOptionsBuilder::default()
+        .force(true)
+        .v(true)
+        .build();
+    match daemon
+        .call(|client| client.remove_container(id, Some(options)))
+        .await
+    {
+        Err(error) if error.is_container_missing() || error.is_removal_in_progress() => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a container and waits until its name is free.
+pub(super) async fn remove_and_wait(daemon: &Daemon, id: &str) -> Result<(), CallError> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    remove(daemon, id).await?;
+    let deadline = Instant::now() + daemon.timeout();
+    loop {
+        match inspect(daemon, id).await {
+            Err(error) if error.is_container_missing() => return Ok(()),
+            Err(error) => return Err(error),
+            Ok(_) if Instant::now() > deadline => return Err(CallError::Timeout),
+            Ok(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// What came of removing a volume.
+pub(super) enum Removed {
+    Yes,
+    InUse(CallError),
+}
+
+/// Removes a volume that is not somebody else's; none is fine.
+pub(super) async fn remove_volume(
+    daemon: &Daemon,
+    name: &str,
+    instance: &str,
+) -> Result<Removed, CallError> {
+    match daemon.call(|client| client.inspect_volume(name)).await {
+        Ok(volume) if names::is_our_volume(&volume.labels, instance) => {}
+        Ok(_) => return Ok(Removed::Yes),
+        Err(error) if error.is_volume_missing() => return Ok(Removed::Yes),
+        Err(error) => return Err(error),
+    }
+    match daemon
+        .call(|client| client.remove_volume(name, None::<RemoveVolumeOptions>))
+        .await
+    {
+        Ok(()) => Ok(Removed::Yes),
+        Err(error) if error.is_volume_missing() => Ok(Removed::Yes),
+        Err(error) if error.is_conflict() => Ok(Removed::InUse(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes back the container that the start `attempt` made under `name`.
+///
+/// Not `settled` means that the daemon never answered the request to make it and
+/// may still be about to: then its absence is believed only after a while.
+pub(super) async fn take_back_container(
+    daemon: &Daemon,
+    name: &str,
+    attempt: Uuid,
+    settled: bool,
+) -> Result<(), CallError> {
+    persist(settled, || async {
+        let container = match inspect(daemon, name).await {
+            Ok(container) => container,
+            Err(error) if error.is_container_missing() => return Ok(Progress::NotThere),
+            Err(error) => return Err(error),
+        };
+        let labels = container
+            .config
+            .as_ref()
+            .and_then(|config| config.labels.as_ref());
+        if names::made_by(labels, attempt) {
+            remove_and_wait(daemon, container.id.as_deref().unwrap_or(name)).await?;
+        }
+        Ok(Progress::Done)
+    })
+    .await
+}
+
+/// Takes back the volume that the start `attempt` made; see
+/// [`take_back_container`].
+pub(super) async fn take_back_volume(
+    daemon: &Daemon,
+    name: &str,
+    attempt: Uuid,
+    settled: bool,
+) -> Result<(), CallError> {
+    persist(settled, || async {
+        let volume = match daemon.call(|client| client.inspect_volume(name)).await {
+            Ok(volume) => volume,
+            Err(error) if error.is_volume_missing() => return Ok(Progress::NotThere),
+            Err(error) => return Err(error),
+        };
+        if names::made_by(Some(&volume.labels), attempt) {
+            let options = None::<RemoveVolumeOptions>;
+            daemon
+                .call(|client| client.remove_volume(name, options))
+                .await?;
+        }
+        Ok(Progress::Done)
+    })
+    .await
+}
+
+enum Progress {
+    Done,
+    NotThere,
+}
+
+async fn persist<F>(settled: bool, attempt: impl Fn() -> F) -> Result<(), CallError>
+where
+    F: Future<Output = Result<Progress, CallError>>,
+{
+    const ATTEMPTS: u32 = 6;
+    const PAUSE: Duration = Duration::from_millis(400);
+    let mut last = Ok(());
+    for _ in 0..ATTEMPTS {
+        match attempt().await {
+            Ok(Progress::Done) => return Ok(()),
+            Ok(Progress::NotThere) if settled => return Ok(()),
+            Ok(Progress::NotThere) => last = Ok(()),
+            Err(error) => last = Err(error),
+        }
+        sleep(PAUSE).await;
+    }
+    last
+}

@@ -1,0 +1,449 @@
+//! Starting a workspace: steps, and how each is taken back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
+};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::archive::{self, ArchiveError};
+use super::container::{AGENT_PORT, CONFIG_PATH, Shape, WORKSPACE_PATH, Workspace};
+use super::daemon::CallError;
+use super::image::{self, Image};
+use super::objects::{self, Found};
+use super::{Inner, names, network};
+use crate::backend::environment::agent_env;
+use crate::backend::scrub::Scrubber;
+use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
+
+/// What one step may take to be undone.
+const UNDO_BOUND: Duration = Duration::from_secs(30);
+/// How long a cancelled start waits for the answer to a request that changes
+/// something, so that it knows what there is to undo.
+const SETTLE: Duration = Duration::from_secs(5);
+/// An agent that ends within this time of its start never ran.
+const GRACE: Duration = Duration::from_millis(300);
+/// How often, and how long apart, the daemon is asked for the port.
+const PORT_TRIES: u32 = 3;
+const PORT_PAUSE: Duration = Duration::from_millis(500);
+/// Bringing the files may take this many times as long as a usual call.
+const UPLOAD_FACTOR: u32 = 4;
+
+/// Starts a workspace, or takes back everything that was done for it.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    spec: StartSpec,
+    cancel: CancellationToken,
+) -> Result<Instance, BackendError> {
+    let mut undo = UndoStack::default();
+    let start = Start {
+        scrub: Scrubber::of(&spec),
+        attempt: Uuid::new_v4(),
+        inner,
+        spec,
+        cancel,
+    };
+    let result = start.steps(&mut undo).await;
+    if result.is_err() {
+        undo.unwind(UNDO_BOUND).await;
+    }
+    result
+}
+
+struct Start {
+    inner: Arc<Inner>,
+    spec: StartSpec,
+    cancel: CancellationToken,
+    scrub: Scrubber,
+    /// Written onto everything that is made here.
+    attempt: Uuid,
+}
+
+impl Start {
+    async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
+        let image = image::reference(&self.inner.config, &self.spec.runtime)?;
+        let workspace = Workspace::of(&self.spec)?;
+        self.ensure_network().await?;
+        // Before the old container goes: without an image it had better stay.
+        self.ensure_image(&image).await?;
+        let id = self.spec.workspace_id;
+        self.ensure_volume(undo, "create config volume", names::config_volume(id))
+            .await?;
+        let new_workspace = match workspace {
+            Workspace::Volume => {
+                let name = names::workspace_volume(id);
+                self.ensure_volume(undo, "create workspace volume", name)
+                    .await?
+            }
+            _ => false,
+        };
+        self.remove_stale().await?;
+        let container = self.create(undo, &image, &workspace).await?;
+        self.upload_configs(&container).await?;
+        if new_workspace {
+            self.hand_over_workspace(&container).await?;
+        }
+        self.start(&container).await?;
+        let url = self.find_url(&container).await?;
+        Ok(Instance {
+            instance_id: container,
+            url,
+        })
+    }
+
+    async fn ensure_network(&self) -> Result<(), BackendError> {
+        // Shared by all workspaces, so never undone.
+        self.write(network::ensure(
+            &self.inner.daemon,
+            &self.inner.config.network,
+        ))
+        .await
+        .map_err(|error| self.error("ensure network", error))
+    }
+
+    async fn ensure_image(&self, image: &str) -> Result<(), BackendError> {
+        let bound = Duration::from_secs(self.inner.config.pull_timeout_secs.max(1));
+        match self
+            .read(image::ensure(&self.inner.daemon, image, bound))
+            .await
+        {
+            Ok(Image::Present) => Ok(()),
+            Ok(Image::Missing(cause)) => Err(image::missing(
+                image,
+                &self.spec.runtime,
+                &cause,
+                &self.scrub,
+            )),
+            Err(error) => Err(self.error("find image", error)),
+        }
+    }
+
+    /// Answers whether this start made the volume.
+    async fn ensure_volume(
+        &self,
+        undo: &mut UndoStack,
+        operation: &'static str,
+        name: String,
+    ) -> Result<bool, BackendError> {
+        let settled = self.undo_with(
+            undo,
+            operation,
+            name.clone(),
+            |inner, name, attempt, settled| {
+                Box::pin(async move {
+                    objects::take_back_volume(&inner.daemon, &name, attempt, settled).await
+                })
+            },
+        );
+        let request = VolumeCreateRequest {
+            name: Some(name),
+            labels: Some(self.labels()),
+            ..VolumeCreateRequest::default()
+        };
+        // Answers with the old volume when there is one.
+        let created = self
+            .write_settling(
+                &settled,
+                self.inner
+                    .daemon
+                    .call(|client| client.create_volume(request)),
+            )
+            .await
+            .map_err(|error| self.error(operation, error))?;
+        if !names::is_our_volume(&created.labels, &self.inner.instance) {
+            return Err(refused(
+                operation,
+                "a volume of this name belongs to another server",
+            ));
+        }
+        Ok(names::made_by(Some(&created.labels), self.attempt))
+    }
+
+    async fn remove_stale(&self) -> Result<(), BackendError> {
+        const OPERATION: &str = "remove old container";
+        let daemon = &self.inner.daemon;
+        let ours = names::container(self.spec.workspace_id);
+        for name in names::containers(self.spec.workspace_id) {
+            let found = self
+                .read(objects::find(daemon, &name, &self.inner.instance))
+                .await
+                .map_err(|error| self.error(OPERATION, error))?;
+            match found {
+                Found::Ours(id, _) => self
+                    .write(objects::remove_and_wait(daemon, &id))
+                    .await
+                    .map_err(|error| self.error(OPERATION, error))?,
+                Found::Foreign if name == ours => {
+                    return Err(refused(
+                        OPERATION,
+                        "a container of this name belongs to another server",
+                    ));
+                }
+                Found::Foreign | Found::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        undo: &mut UndoStack,
+        image: &str,
+        workspace: &Workspace,
+    ) -> Result<String, BackendError> {
+        const OPERATION: &str = "create container";
+        let env = agent_env(&self.spec, CONFIG_PATH, Vec::new())?;
+        let processors = self
+            .read(self.inner.daemon.processors())
+            .await
+            .map_err(|error| self.error(OPERATION, error))?;
+        let body = Shape {
+            spec: &self.spec,
+            config: &self.inner.config,
+            image,
+            workspace,
+            env: &env,
+            labels: self.labels(),
+            processors,
+        }
+        .body();
+        let name = names::container(self.spec.workspace_id);
+        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let settled = self.undo_with(undo, OPERATION, name, |inner, name, attempt, settled| {
+            Box::pin(async move {
+                objects::take_back_container(&inner.daemon, &name, attempt, settled).await
+            })
+        });
+        let created = self
+            .write_settling(
+                &settled,
+                self.inner
+                    .daemon
+                    .call(|client| client.create_container(Some(options), body)),
+            )
+            .await;
+        match created {
+            Ok(created) => Ok(created.id),
+            Err(error) if error.is_image_missing() => Err(image::missing(
+                image,
+                &self.spec.runtime,
+                &error,
+                &self.scrub,
+            )),
+            Err(error) => Err(self.error(OPERATION, error)),
+        }
+    }
+
+    /// Everything is in place before the agent looks for it.
+    async fn upload_configs(&self, container: &str) -> Result<(), BackendError> {
+        let (writer, stream) = archive::pipe();
+        let content = archive::write_configs(writer, &self.spec);
+        self.upload(container, CONFIG_PATH, content, stream).await
+    }
+
+    /// A new volume belongs to root until somebody says otherwise.
+    async fn hand_over_workspace(&self, container: &str) -> Result<(), BackendError> {
+        let (writer, stream) = archive::pipe();
+        let content = archive::write_root(writer);
+        self.upload(container, WORKSPACE_PATH, content, stream)
+            .await
+    }
+
+    async fn upload(
+        &self,
+        container: &str,
+        path: &str,
+        content: impl Future<Output = Result<(), ArchiveError>>,
+        stream: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    ) -> Result<(), BackendError> {
+        const OPERATION: &str = "write files";
+        let daemon = &self.inner.daemon;
+        let options = UploadToContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let body = bollard::body_try_stream(stream);
+        let sent = daemon.call_within(daemon.timeout() * UPLOAD_FACTOR, |client| {
+            client.upload_to_container(container, Some(options), body)
+        });
+        let both = async { Ok(tokio::join!(content, sent)) };
+        let (written, sent) = self
+            .read(both)
+            .await
+            .map_err(|error| self.error(OPERATION, error))?;
+        match (written, sent) {
+            // Half an archive can look like a whole one to the daemon.
+            (Err(ArchiveError::Template(error)), _) => Err(refused(OPERATION, &error.to_string())),
+            (_, Err(error)) => Err(self.error(OPERATION, error)),
+            (Err(error), Ok(())) => Err(refused(OPERATION, &error.to_string())),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    }
+
+    async fn start(&self, container: &str) -> Result<(), BackendError> {
+        let options = None::<StartContainerOptions>;
+        self.write(
+            self.inner
+                .daemon
+                .call(|client| client.start_container(container, options)),
+        )
+        .await
+        .map_err(|error| self.error("start container", error))
+    }
+
+    async fn find_url(&self, container: &str) -> Result<String, BackendError> {
+        const OPERATION: &str = "find agent port";
+        let failed = |error| self.error(OPERATION, error);
+        self.read(pause(GRACE)).await.map_err(failed)?;
+        for attempt in 1..=PORT_TRIES {
+            let found = self
+                .read(objects::inspect(&self.inner.daemon, container))
+                .await
+                .map_err(failed)?;
+            if let Some(code) = exit_code(&found) {
+                let reason = format!("the agent exited at once with code {code}");
+                return Err(refused("start container", &reason));
+            }
+            if let Some(port) = host_port(&found) {
+                return Ok(format!("http://127.0.0.1:{port}"));
+            }
+            if attempt < PORT_TRIES {
+                self.read(pause(PORT_PAUSE)).await.map_err(failed)?;
+            }
+        }
+        let alias = names::short(self.spec.workspace_id);
+        tracing::warn!(
+            workspace.id = %self.spec.workspace_id,
+            "the daemon published no port; the agent can be reached on the Docker network only"
+        );
+        Ok(format!("http://{alias}:8000"))
+    }
+
+    fn labels(&self) -> names::Labels {
+        names::labels(&self.inner.instance, self.spec.workspace_id, self.attempt)
+    }
+
+    fn error(&self, operation: &'static str, error: CallError) -> BackendError {
+        error.into_backend(operation, &self.scrub)
+    }
+
+    /// Remembers how to take back what is about to be made. The flag it answers
+    /// with says whether the daemon has answered the request to make it.
+    fn undo_with(
+        &self,
+        undo: &mut UndoStack,
+        step: &'static str,
+        name: String,
+        take_back: impl FnOnce(
+            Arc<Inner>,
+            String,
+            Uuid,
+            bool,
+        )
+            -> futures_util::future::BoxFuture<'static, Result<(), CallError>>
+        + Send
+        + 'static,
+    ) -> Arc<AtomicBool> {
+        let settled = Arc::new(AtomicBool::new(true));
+        let (inner, attempt, flag) = (Arc::clone(&self.inner), self.attempt, Arc::clone(&settled));
+        undo.push(step, async move {
+            take_back(inner, name, attempt, flag.load(Ordering::Acquire))
+                .await
+                .map_err(|error| error.text(&Scrubber::plain()))
+        });
+        settled
+    }
+
+    /// A call that changes nothing, or nothing that outlives the container:
+    /// given up at once on cancellation.
+    async fn read<T>(
+        &self,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(CallError::Cancelled),
+            result = call => result,
+        }
+    }
+
+    /// A call that changes something: on cancellation its answer is awaited for
+    /// a moment, because the daemon finishes what it began.
+    async fn write<T>(
+        &self,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        if self.cancel.is_cancelled() {
+            return Err(CallError::Cancelled);
+        }
+        let mut call = std::pin::pin!(call);
+        tokio::select! {
+            biased;
+            result = &mut call => return result,
+            () = self.cancel.cancelled() => {}
+        }
+        match timeout(SETTLE, call).await {
+            Ok(_) => Err(CallError::Cancelled),
+            Err(_) => Err(CallError::Timeout),
+        }
+    }
+
+    /// [`write`](Self::write) that notes whether the daemon answered.
+    async fn write_settling<T>(
+        &self,
+        settled: &AtomicBool,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        if self.cancel.is_cancelled() {
+            return Err(CallError::Cancelled);
+        }
+        settled.store(false, Ordering::Release);
+        let noting = async {
+            let result = call.await;
+            let answered = result.as_ref().map_or_else(CallError::is_answer, |_| true);
+            settled.store(answered, Ordering::Release);
+            result
+        };
+        match self.write(noting).await {
+            // Out of patience after a cancellation.
+            Err(CallError::Timeout) if self.cancel.is_cancelled() => Err(CallError::Cancelled),
+            other => other,
+        }
+    }
+}
+
+async fn pause(time: Duration) -> Result<(), CallError> {
+    sleep(time).await;
+    Ok(())
+}
+
+fn refused(operation: &'static str, reason: &str) -> BackendError {
+    BackendError::Failed {
+        operation,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The exit code of an agent that ended, also when the daemon already restarted
+/// it.
+fn exit_code(container: &ContainerInspectResponse) -> Option<i64> {
+    let state = container.state.as_ref()?;
+    let ended = state.running == Some(false)
+        || state.restarting == Some(true)
+        || container.restart_count.unwrap_or_default() > 0;
+    ended.then(|| state.exit_code.unwrap_or_default())
+}
+
+fn host_port(container: &ContainerInspectResponse) -> Option<u16> {
+    let ports = container.network_settings.as_ref()?.ports.as_ref()?;
+    let bindings = ports.get(AGENT_PORT)?.as_ref()?;
+    let port = bindings
+        .iter()
+        .find_map(|binding| binding.host_port.as_ref()?.parse().ok())?;
+    (port != 0).then_some(port)
+}

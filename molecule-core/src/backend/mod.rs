@@ -1,0 +1,344 @@
+//! Where workspaces run: one trait, several implementations, one contract suite.
+//!
+//! A backend knows containers or processes; it knows no database, no HTTP and no
+//! domain room. Whoever calls it decides what to store and what to tell clients:
+//! a [`BackendError`] is for the log only.
+
+pub mod docker;
+mod environment;
+pub mod process;
+mod scrub;
+mod template;
+mod undo;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use molecule_hooks::Secret;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use docker::DockerBackend;
+pub use process::ProcessBackend;
+pub(crate) use undo::UndoStack;
+
+/// Starts, stops and watches the compute and the storage of workspaces.
+///
+/// All methods are safe to call concurrently, also for one workspace; the caller
+/// serialises what must not overlap. None of them panics.
+#[async_trait]
+pub trait WorkspaceBackend: Send + Sync + 'static {
+    /// Which implementation this is.
+    fn kind(&self) -> BackendKind;
+
+    /// Host name under which an agent started here reaches this server, when the
+    /// operator configured no platform URL.
+    fn platform_host(&self) -> &'static str;
+
+    /// Creates storage, puts [`StartSpec::files`] in place, then starts the
+    /// agent. An older instance of the same workspace is replaced; its storage is
+    /// kept and the files are written over it.
+    ///
+    /// # Errors
+    /// [`BackendError`]. A failed or cancelled start leaves behind nothing that
+    /// it created itself.
+    async fn start(
+        &self,
+        spec: &StartSpec,
+        cancel: &CancellationToken,
+    ) -> Result<Instance, BackendError>;
+
+    /// Ends the compute of a workspace and keeps its storage. Succeeds when there
+    /// is none, or when it is already being removed.
+    ///
+    /// # Errors
+    /// [`BackendError`] when the compute may still be running.
+    async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError>;
+
+    /// Whether the compute runs. The only function that may decide that it does
+    /// not: see [`Liveness`].
+    async fn liveness(&self, instance: &InstanceRef) -> Liveness;
+
+    /// Deletes the storage of a stopped workspace. Succeeds when there is none.
+    ///
+    /// # Errors
+    /// [`BackendError`] when storage may be left.
+    async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError>;
+
+    /// Everything on this backend that this server's database owns: compute or
+    /// storage, running or not.
+    ///
+    /// # Errors
+    /// [`BackendError`]; an error never means "nothing there".
+    async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError>;
+
+    /// Asks the backend whether it would work, for `doctor` and `/readyz`.
+    /// Answers with a short description such as `Docker 28.2.2`.
+    ///
+    /// # Errors
+    /// [`BackendError`] saying what is missing.
+    async fn check(&self) -> Result<String, BackendError>;
+
+    /// Ends what the backend itself runs (watchers, for instance). Workspaces
+    /// keep running across a restart of the server.
+    async fn shutdown(&self) {}
+}
+
+/// The implementations that exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BackendKind {
+    /// Containers on a Docker daemon.
+    Docker,
+    /// Child processes of this server, without isolation; development only.
+    Process,
+    /// No compute: external agents only.
+    None,
+}
+
+impl BackendKind {
+    /// The name used in configuration and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Process => "process",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Everything a backend needs to boot one workspace. `Debug` shows no value of
+/// the environment and no file content.
+#[derive(Debug, Clone)]
+pub struct StartSpec {
+    /// The workspace.
+    pub workspace_id: Uuid,
+    /// Agent runtime; chooses the image.
+    pub runtime: String,
+    /// Isolation tier, 1 to 4.
+    pub tier: u8,
+    /// URL under which the agent reaches this server, no trailing slash.
+    pub platform_url: String,
+    /// The environment after secrets, identity and hooks, without the platform's
+    /// own variables: see [`platform_env`].
+    pub env: Vec<(String, Secret)>,
+    /// Folder copied into the config directory before [`files`](Self::files).
+    pub template_dir: Option<PathBuf>,
+    /// Files for the config directory, written before the agent starts.
+    pub files: Vec<ConfigFile>,
+    /// Folder of this machine to mount as `/workspace`.
+    pub workspace_dir: Option<PathBuf>,
+    /// What the agent may do with it.
+    pub workspace_access: WorkspaceAccess,
+}
+
+/// One file for the config directory.
+#[derive(Clone)]
+pub struct ConfigFile {
+    /// Path below the config directory: relative, no `..`.
+    pub path: String,
+    /// Its bytes.
+    pub content: Vec<u8>,
+    /// Permission bits, for example `0o600`.
+    pub mode: u32,
+}
+
+impl std::fmt::Debug for ConfigFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} ({} bytes, {:o})",
+            self.path,
+            self.content.len(),
+            self.mode
+        )
+    }
+}
+
+/// Access of an agent to the host folder mounted as `/workspace`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WorkspaceAccess {
+    /// A volume of its own instead of the host folder.
+    #[default]
+    None,
+    /// The host folder, read-only.
+    ReadOnly,
+    /// The host folder.
+    ReadWrite,
+}
+
+/// A started workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The backend's own id for it: container id, process id.
+    pub instance_id: String,
+    /// URL at which this server reaches the agent.
+    pub url: String,
+}
+
+/// Names an instance for [`stop`](WorkspaceBackend::stop) and
+/// [`liveness`](WorkspaceBackend::liveness).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRef {
+    /// The workspace.
+    pub workspace_id: Uuid,
+    /// What [`Instance::instance_id`] was, if it is known.
+    pub instance_id: Option<String>,
+}
+
+impl InstanceRef {
+    /// A reference by workspace id alone.
+    pub fn of(workspace_id: Uuid) -> Self {
+        Self {
+            workspace_id,
+            instance_id: None,
+        }
+    }
+}
+
+/// Whether compute runs. Only [`Stopped`](Self::Stopped) and
+/// [`Missing`](Self::Missing) ever justify a destructive action.
+#[derive(Debug)]
+pub enum Liveness {
+    /// It runs.
+    Running,
+    /// It exists and does not run.
+    Stopped,
+    /// It does not exist.
+    Missing,
+    /// The backend could not say. Not dead.
+    Unknown(BackendError),
+}
+
+/// Something a backend holds for this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedInstance {
+    /// The workspace it belongs to.
+    pub workspace_id: Uuid,
+    /// True when there is a container or process, running or not.
+    pub compute: bool,
+    /// True when there is storage.
+    pub storage: bool,
+}
+
+/// Why a backend could not do what it was asked. For logs: the text may name
+/// images and volumes, never secrets or file contents.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// There is no backend.
+    #[error("provisioner: no backend configured")]
+    NotConfigured,
+    /// The backend cannot be reached, or answered that it is in trouble.
+    #[error("{operation}: backend unavailable")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// What the client library said.
+        #[source]
+        source: anyhow::Error,
+    },
+    /// The backend refused, or the workspace cannot run there.
+    #[error("{operation} failed: {reason}")]
+    Failed {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The operation did not end in time.
+    #[error("{operation} timed out")]
+    Timeout {
+        /// What was being done.
+        operation: &'static str,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl BackendError {
+    /// True when the same call may succeed later without anyone changing
+    /// anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Cancelled
+        )
+    }
+
+    /// A bounded word for metrics and provisioning records.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NotConfigured => "no_backend",
+            Self::Unavailable { .. } => "backend_unavailable",
+            Self::Failed { .. } => "backend_refused",
+            Self::Timeout { .. } => "timeout",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// The variables every agent gets from the platform. They come last, so that
+/// nothing an operator or hook writes replaces them.
+pub fn platform_env(spec: &StartSpec, config_path: &str) -> Vec<(String, String)> {
+    let url = spec.platform_url.clone();
+    [
+        ("WORKSPACE_ID", spec.workspace_id.to_string()),
+        ("WORKSPACE_CONFIG_PATH", config_path.to_owned()),
+        ("PLATFORM_URL", url.clone()),
+        ("MOLECULE_URL", url),
+        ("TIER", spec.tier.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Variables the platform suggests; secrets and hooks may replace them.
+pub const DEFAULT_ENV: &[(&str, &str)] = &[("PLUGINS_DIR", "/plugins"), ("PYTHONPATH", "/app")];
+
+/// The backend of a server that runs no compute. Starting fails, stopping has
+/// nothing to do, and nothing is ever known to be dead.
+#[derive(Debug, Default)]
+pub struct NoBackend;
+
+#[async_trait]
+impl WorkspaceBackend for NoBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::None
+    }
+
+    fn platform_host(&self) -> &'static str {
+        "localhost"
+    }
+
+    async fn start(&self, _: &StartSpec, _: &CancellationToken) -> Result<Instance, BackendError> {
+        Err(BackendError::NotConfigured)
+    }
+
+    async fn stop(&self, _: &InstanceRef) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn liveness(&self, _: &InstanceRef) -> Liveness {
+        Liveness::Unknown(BackendError::NotConfigured)
+    }
+
+    async fn remove_storage(&self, _: Uuid) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
+        Err(BackendError::NotConfigured)
+    }
+
+    async fn check(&self) -> Result<String, BackendError> {
+        Ok("none: external agents only".to_owned())
+    }
+}
+
+/// A backend as the rest of the server holds it.
+pub type SharedBackend = Arc<dyn WorkspaceBackend>;

@@ -1,0 +1,222 @@
+//! The command line every deployment has.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it did not work (start-up failed, `doctor` found a problem) |
+//! | 2 | the command line is wrong |
+//! | 78 | the configuration is wrong; every problem was printed |
+
+mod doctor;
+mod hooks;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use molecule_hooks::Registry;
+
+use crate::config::{Config, ConfigError, Sources, example};
+use crate::server::StartError;
+use crate::{app, store};
+
+/// `EX_CONFIG` of sysexits.h.
+const BAD_CONFIG: u8 = 78;
+
+#[derive(Parser)]
+#[command(
+    about = "A Molecule server: provisions and keeps agent workspaces",
+    version
+)]
+struct Args {
+    /// Configuration file; by default MOLECULE_CONFIG, else molecule.yaml if there
+    /// is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server (the default).
+    Serve,
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// List the hooks linked into this binary.
+    Hooks {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring the database up to date and exit.
+    Migrate,
+    /// Check database, backend, hooks and disk, and say what to do.
+    Doctor,
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check everything that start-up would check.
+    Check,
+    /// Print a commented configuration file for this binary.
+    Example,
+}
+
+/// Parses the command line of this process and does what it says.
+///
+/// Call it from `main` of a deployment, beside one `use my_hook as _;` per hook
+/// crate. It starts its own tokio runtime.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match dispatch(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.code()
+        }
+    }
+}
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Hooks(#[from] molecule_hooks::RegistryError),
+    #[error("{0}")]
+    Start(StartError),
+    #[error("{0}")]
+    Other(#[from] anyhow::Error),
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Hooks(_) => ExitCode::from(BAD_CONFIG),
+            Self::Start(_) | Self::Other(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Config(error) => Self::Config(error),
+            error => Self::Start(error),
+        }
+    }
+}
+
+fn dispatch(args: Args) -> Result<ExitCode, Failure> {
+    let file = args.config;
+    match args.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(file),
+        Command::Config {
+            command: ConfigCommand::Check,
+        } => check(file),
+        Command::Config {
+            command: ConfigCommand::Example,
+        } => {
+            print!("{}", example());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Hooks { json } => {
+            hooks::print(json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Migrate => migrate(file),
+        Command::Doctor => doctor(file),
+        Command::Openapi => {
+            let document = app::openapi()
+                .to_pretty_json()
+                .map_err(anyhow::Error::from)?;
+            println!("{document}");
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What start-up, `config check` and `doctor` all do first. Problems of the
+/// configuration and of the hooks are reported together.
+fn load(file: Option<PathBuf>) -> Result<(Config, Registry), Failure> {
+    let sources = Sources::of_process(file);
+    let config = match Config::from_sources(sources) {
+        Ok(config) => config,
+        Err(error) => return Err(error.into()),
+    };
+    let unknown: Vec<String> = config
+        .hooks
+        .timeouts_secs
+        .keys()
+        .filter(|name| {
+            !molecule_hooks::HookDescriptor::linked()
+                .iter()
+                .any(|d| d.name == name.as_str())
+        })
+        .map(|name| format!("hooks.timeouts_secs.{name}: no hook of that name is linked"))
+        .collect();
+    let registry = Registry::from_linked(&config.hooks_config());
+    match (unknown.is_empty(), registry) {
+        (true, registry) => Ok((config, registry?)),
+        (false, Ok(_)) => Err(ConfigError { problems: unknown }.into()),
+        (false, Err(error)) => {
+            let problems = unknown.into_iter().chain(error.problems).collect();
+            Err(ConfigError { problems }.into())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(error.into()))
+}
+
+fn serve(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let (config, registry) = load(file)?;
+    runtime()?.block_on(crate::run(config, registry))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    // Building a hook may want a runtime, as at start-up.
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let (config, registry) = load(file)?;
+    println!("configuration ok ({})", config.environment.as_str());
+    println!("hooks: [{}]", registry.names().join(", "));
+    for name in registry.skipped() {
+        println!("hook {name} is linked but not configured; it will be skipped");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn migrate(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let config = Config::from_sources(Sources::of_process(file))?;
+    runtime()?.block_on(async {
+        let db = store::connect(&config).await.map_err(StartError::from)?;
+        let pending = store::pending(&db).await;
+        store::migrate(&db).await.map_err(StartError::from)?;
+        println!("{}: {pending} migration(s) applied", db.engine());
+        db.close().await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn doctor(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let loaded = load(file);
+    match runtime.block_on(doctor::examine(loaded)) {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
+    }
+}

@@ -1,0 +1,231 @@
+//! The environment variables the server understands, and where each one lands.
+
+use serde_json::{Map, Value};
+
+/// An environment variable and the configuration field it sets.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct EnvVar {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// Dotted path of the field.
+    pub field: &'static str,
+    /// How its text is read.
+    pub(super) kind: Kind,
+    /// One line for the documentation.
+    pub description: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Lower,
+    Number,
+    Bool,
+    List,
+}
+
+const fn var(
+    name: &'static str,
+    field: &'static str,
+    kind: Kind,
+    description: &'static str,
+) -> EnvVar {
+    EnvVar {
+        name,
+        field,
+        kind,
+        description,
+    }
+}
+
+/// Every variable, in the order of the configuration file. An empty value counts
+/// as unset.
+pub const ENV_VARS: &[EnvVar] = &[
+    var(
+        "MOLECULE_ENV",
+        "environment",
+        Kind::Lower,
+        "development, staging or production",
+    ),
+    var(
+        "MOLECULE_DATA_DIR",
+        "data_dir",
+        Kind::Text,
+        "folder for the server's own files",
+    ),
+    var(
+        "MOLECULE_ADDRESS",
+        "server.address",
+        Kind::Text,
+        "address to listen on",
+    ),
+    var("PORT", "server.port", Kind::Number, "port to listen on"),
+    var(
+        "PLATFORM_URL",
+        "server.platform_url",
+        Kind::Text,
+        "URL under which agents reach the server",
+    ),
+    var(
+        "EXTERNAL_PLATFORM_URL",
+        "server.external_url",
+        Kind::Text,
+        "URL under which external agents reach it",
+    ),
+    var(
+        "DATABASE_URL",
+        "database.url",
+        Kind::Text,
+        "sqlite:// or postgres:// URL",
+    ),
+    var(
+        "ADMIN_TOKEN",
+        "auth.admin_token",
+        Kind::Text,
+        "the administrator token",
+    ),
+    var(
+        "ADMIN_TOKEN_FILE",
+        "auth.admin_token_file",
+        Kind::Text,
+        "file with the administrator token",
+    ),
+    var(
+        "MOLECULE_LEGACY_WORKSPACE_ADMIN",
+        "auth.legacy_workspace_admin",
+        Kind::Bool,
+        "let workspace tokens act as administrator (unsafe)",
+    ),
+    var(
+        "SECRETS_ENCRYPTION_KEY",
+        "secrets.encryption_key",
+        Kind::Text,
+        "32 bytes: base64, 64 hex digits or raw",
+    ),
+    var(
+        "SECRETS_ENCRYPTION_KEY_FILE",
+        "secrets.encryption_key_file",
+        Kind::Text,
+        "file with the encryption key",
+    ),
+    var(
+        "MOLECULE_BACKEND",
+        "backend.kind",
+        Kind::Lower,
+        "auto, docker, process or none",
+    ),
+    var(
+        "DOCKER_HOST",
+        "backend.docker.host",
+        Kind::Text,
+        "address of the Docker daemon",
+    ),
+    var(
+        "MOLECULE_IMAGE_REGISTRY",
+        "backend.docker.image_prefix",
+        Kind::Text,
+        "prefix of the agent images",
+    ),
+    var(
+        "MOLECULE_ORG_ID",
+        "control_plane.org_id",
+        Kind::Text,
+        "organisation on the control plane",
+    ),
+    var(
+        "CONFIGS_DIR",
+        "workspaces.templates_dir",
+        Kind::Text,
+        "folder of workspace templates",
+    ),
+    var(
+        "WORKSPACE_DIR",
+        "workspaces.workspace_dir",
+        Kind::Text,
+        "host folder mounted as /workspace",
+    ),
+    var(
+        "AWARENESS_URL",
+        "workspaces.awareness_url",
+        Kind::Text,
+        "URL of the awareness service",
+    ),
+    var(
+        "PROVISION_TIMEOUT_SECONDS",
+        "workspaces.provision_timeout_secs",
+        Kind::Number,
+        "seconds an agent has to register",
+    ),
+    var(
+        "MOLECULE_PROVISION_CONCURRENCY",
+        "workspaces.provision_concurrency",
+        Kind::Number,
+        "provisions at once",
+    ),
+    var(
+        "MOLECULE_HOOKS_ORDER",
+        "hooks.order",
+        Kind::List,
+        "comma-separated order of the hooks",
+    ),
+    var(
+        "MOLECULE_LOG_FORMAT",
+        "log.format",
+        Kind::Lower,
+        "human or json",
+    ),
+    var("RUST_LOG", "log.filter", Kind::Text, "log filter"),
+];
+
+impl EnvVar {
+    /// The value as the configuration file would have it, or what is wrong.
+    pub(super) fn read(&self, text: &str) -> Result<Value, String> {
+        let trimmed = text.trim();
+        match self.kind {
+            Kind::Text => Ok(Value::String(trimmed.to_owned())),
+            Kind::Lower => Ok(Value::String(trimmed.to_ascii_lowercase())),
+            Kind::Number => trimmed.parse::<u64>().map(Value::from).map_err(|_| {
+                format!(
+                    "{}: must be a whole number (it sets {})",
+                    self.name, self.field
+                )
+            }),
+            Kind::Bool => match trimmed.to_ascii_lowercase().as_str() {
+                "1" | "true" | "yes" | "on" => Ok(Value::Bool(true)),
+                "0" | "false" | "no" | "off" => Ok(Value::Bool(false)),
+                _ => Err(format!(
+                    "{}: must be true or false (it sets {})",
+                    self.name, self.field
+                )),
+            },
+            Kind::List => Ok(trimmed
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(Value::from)
+                .collect()),
+        }
+    }
+}
+
+/// Puts `value` at a dotted path, making mappings on the way. A scalar in the
+/// way is replaced; decoding will already have complained about it.
+pub(super) fn put(root: &mut Map<String, Value>, field: &str, value: Value) {
+    match field.split_once('.') {
+        None => {
+            root.insert(field.to_owned(), value);
+        }
+        Some((head, rest)) => {
+            let child = root
+                .entry(head)
+                .or_insert_with(|| Value::Object(Map::new()));
+            if !child.is_object() {
+                *child = Value::Object(Map::new());
+            }
+            if let Value::Object(child) = child {
+                put(child, rest, value);
+            }
+        }
+    }
+}

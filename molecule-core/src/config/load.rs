@@ -1,0 +1,255 @@
+//! Merging the sources and decoding them, with all problems at once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use molecule_hooks::Secret;
+use serde_json::{Map, Value};
+
+use super::environment::{ENV_VARS, put};
+use super::{Config, validate};
+
+/// The file used when none is named.
+const DEFAULT_FILE: &str = "molecule.yaml";
+/// Largest configuration file; a larger one is a mistake.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Where a configuration comes from.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Sources {
+    /// The configuration file, if any. A file named here must exist.
+    pub file: Option<PathBuf>,
+    /// The process environment.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// The file `explicit`, else `MOLECULE_CONFIG`, else `molecule.yaml` if it
+    /// exists; and the environment of this process. Variables that are not
+    /// Unicode are left out.
+    pub fn of_process(explicit: Option<PathBuf>) -> Self {
+        let env: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let named = explicit.or_else(|| {
+            env.get("MOLECULE_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        let found = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+        Self {
+            file: named.or_else(found),
+            env,
+        }
+    }
+
+    /// Explicit sources.
+    pub fn new(file: Option<PathBuf>, env: BTreeMap<String, String>) -> Self {
+        Self { file, env }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everything that is wrong with the configuration. `Display` is a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// One sentence per problem, naming the field, the cause and the fix.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} problem(s) with the configuration:",
+            self.problems.len()
+        )?;
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    /// One problem.
+    pub(crate) fn single(problem: String) -> Self {
+        Self {
+            problems: vec![problem],
+        }
+    }
+}
+
+pub(super) fn load(sources: Sources) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let mut root = match &sources.file {
+        Some(path) => read_file(path).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Map::new()
+        }),
+        None => Map::new(),
+    };
+    for var in ENV_VARS {
+        let Some(text) = sources
+            .env
+            .get(var.name)
+            .filter(|text| !text.trim().is_empty())
+        else {
+            continue;
+        };
+        match var.read(text) {
+            Ok(value) => put(&mut root, var.field, value),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let mut config = decode(root, &mut problems);
+    tier_limits(&mut config, &sources.env, &mut problems);
+    secret_files(&mut config, &mut problems);
+    config.hooks.env = sources.env;
+    problems.extend(validate::problems(&config));
+    match problems.is_empty() {
+        true => Ok(config),
+        false => Err(ConfigError { problems }),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
+    let shown = path.display();
+    let size = std::fs::metadata(path)
+        .map_err(|error| format!("{shown}: cannot be read: {error}"))?
+        .len();
+    if size > MAX_FILE_BYTES {
+        return Err(format!(
+            "{shown}: larger than {MAX_FILE_BYTES} bytes; is it the right file?"
+        ));
+    }
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    // Through JSON, so that one kind of value serves files, environment and hooks.
+    match serde_yaml::from_str::<Value>(&text) {
+        Ok(Value::Object(root)) => Ok(root),
+        Ok(Value::Null) => Ok(Map::new()),
+        Ok(_) => Err(format!("{shown}: must be a mapping of keys to values")),
+        Err(error) => Err(format!("{shown}: is not valid YAML: {error}")),
+    }
+}
+
+/// Decodes, and on each error notes it, drops the offending value and tries
+/// again, so that one pass reports everything.
+fn decode(root: Map<String, Value>, problems: &mut Vec<String>) -> Config {
+    let mut value = Value::Object(root);
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, Config>(value.clone()) {
+            Ok(config) => return config,
+            Err(error) => error,
+        };
+        let path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
+        let secret = path
+            .iter()
+            .any(|part| part.ends_with("_token") || part.ends_with("_key"));
+        let cause = match secret {
+            true => "has the wrong type".to_owned(),
+            false => error.inner().to_string(),
+        };
+        let shown = if path.is_empty() {
+            "configuration".to_owned()
+        } else {
+            path.join(".")
+        };
+        problems.push(format!("{shown}: {cause}"));
+        if !(remove(&mut value, &path) || remove_unknown(&mut value, &path, &cause)) {
+            return Config::default();
+        }
+    }
+}
+
+fn remove(value: &mut Value, path: &[String]) -> bool {
+    let Some((last, parents)) = path.split_last() else {
+        return false;
+    };
+    let mut at = value;
+    for part in parents {
+        let Some(child) = at.get_mut(part.as_str()) else {
+            return false;
+        };
+        at = child;
+    }
+    at.as_object_mut()
+        .is_some_and(|object| object.remove(last).is_some())
+}
+
+/// serde names an unknown key in the text only; the path ends at its parent.
+fn remove_unknown(value: &mut Value, path: &[String], cause: &str) -> bool {
+    let Some(key) = cause
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split('`').next())
+    else {
+        return false;
+    };
+    let mut full = path.to_vec();
+    full.push(key.to_owned());
+    remove(value, &full)
+}
+
+fn tier_limits(config: &mut Config, env: &BTreeMap<String, String>, problems: &mut Vec<String>) {
+    let docker = &mut config.backend.docker;
+    let limits = [
+        ("MEMORY_MB", &mut docker.memory_mb),
+        ("CPU_SHARES", &mut docker.cpu_shares),
+    ];
+    for (what, slots) in limits {
+        for (tier, slot) in (2..).zip(slots.iter_mut()) {
+            let name = format!("TIER{tier}_{what}");
+            match env
+                .get(&name)
+                .map(|text| text.trim())
+                .filter(|text| !text.is_empty())
+            {
+                None => {}
+                Some(text) => match text.parse::<i64>() {
+                    Ok(value) if value > 0 => *slot = value,
+                    _ => problems.push(format!("{name}: must be a positive whole number")),
+                },
+            }
+        }
+    }
+}
+
+fn secret_files(config: &mut Config, problems: &mut Vec<String>) {
+    let pairs = [
+        (
+            "auth.admin_token",
+            &mut config.auth.admin_token,
+            &config.auth.admin_token_file,
+        ),
+        (
+            "secrets.encryption_key",
+            &mut config.secrets.encryption_key,
+            &config.secrets.encryption_key_file,
+        ),
+    ];
+    for (field, value, file) in pairs {
+        let Some(path) = file else { continue };
+        if value.is_some() {
+            problems.push(format!(
+                "{field}: set either {field} or {field}_file, not both"
+            ));
+            continue;
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => *value = Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
+            Err(error) => problems.push(format!("{field}_file: cannot be read: {error}")),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Rules beyond types.
+
+use super::{BackendChoice, Config, Environment};
+use crate::secrets::EncryptionKey;
+
+/// One sentence per problem.
+pub(super) fn problems(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    auth(config, &mut found);
+    secrets(config, &mut found);
+    server(config, &mut found);
+    database(config, &mut found);
+    backend(config, &mut found);
+    workspaces(config, &mut found);
+    if config.hooks.timeout_secs == 0 || config.hooks.timeouts_secs.values().any(|secs| *secs == 0)
+    {
+        found.push("hooks.timeout_secs: must be at least 1".to_owned());
+    }
+    found
+}
+
+fn auth(config: &Config, found: &mut Vec<String>) {
+    match &config.auth.admin_token {
+        Some(token) if token.expose().trim().is_empty() => {
+            found.push("auth.admin_token: must not be empty".to_owned());
+        }
+        Some(token)
+            if token.expose().len() < 16 && config.environment == Environment::Production =>
+        {
+            found.push(
+                "auth.admin_token: must have at least 16 characters in production; \
+                 `openssl rand -base64 32` makes a good one"
+                    .to_owned(),
+            );
+        }
+        None if config.environment != Environment::Development
+            && !config.auth.legacy_workspace_admin =>
+        {
+            found.push(
+                "auth.admin_token: is required outside development; set ADMIN_TOKEN (or \
+                 ADMIN_TOKEN_FILE), or MOLECULE_ENV=development on your own machine"
+                    .to_owned(),
+            );
+        }
+        _ => {}
+    }
+}
+
+fn secrets(config: &Config, found: &mut Vec<String>) {
+    match &config.secrets.encryption_key {
+        Some(key) => {
+            if let Err(error) = EncryptionKey::parse(key.expose()) {
+                found.push(format!("secrets.encryption_key: {error}"));
+            }
+        }
+        None if config.environment == Environment::Production => found.push(
+            "secrets.encryption_key: is required in production; set SECRETS_ENCRYPTION_KEY \
+             to the output of `openssl rand -base64 32`"
+                .to_owned(),
+        ),
+        None => {}
+    }
+}
+
+fn server(config: &Config, found: &mut Vec<String>) {
+    let server = &config.server;
+    let urls = [
+        ("server.platform_url", &server.platform_url),
+        ("server.external_url", &server.external_url),
+        ("workspaces.awareness_url", &config.workspaces.awareness_url),
+    ];
+    for (field, value) in urls {
+        if let Some(text) = value {
+            let parsed = url::Url::parse(text);
+            if !parsed.is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
+                found.push(format!("{field}: must be an http:// or https:// URL"));
+            }
+        }
+    }
+    if !(4096..=64 * 1024 * 1024).contains(&server.max_body_bytes) {
+        found.push("server.max_body_bytes: must be between 4096 and 67108864".to_owned());
+    }
+    for (field, secs) in [
+        ("server.request_timeout_secs", server.request_timeout_secs),
+        ("server.shutdown_timeout_secs", server.shutdown_timeout_secs),
+        ("database.timeout_secs", config.database.timeout_secs),
+    ] {
+        if !(1..=3600).contains(&secs) {
+            found.push(format!("{field}: must be between 1 and 3600"));
+        }
+    }
+}
+
+fn database(config: &Config, found: &mut Vec<String>) {
+    let url = config.database_url();
+    let known = ["sqlite:", "postgres://", "postgresql://"];
+    if !known.iter().any(|scheme| url.expose().starts_with(scheme)) {
+        found.push("database.url: must start with sqlite:// or postgres://".to_owned());
+    }
+    if !(1..=1000).contains(&config.database.max_connections) {
+        found.push("database.max_connections: must be between 1 and 1000".to_owned());
+    }
+}
+
+fn backend(config: &Config, found: &mut Vec<String>) {
+    let backend = &config.backend;
+    match backend.kind {
+        BackendChoice::Process => {
+            if config.environment == Environment::Production {
+                found.push(
+                    "backend.kind: process runs agents without isolation and is refused in \
+                     production; use docker, or set MOLECULE_ENV=development"
+                        .to_owned(),
+                );
+            }
+            if backend.process.command.is_empty() {
+                found.push(
+                    "backend.process.command: is required with backend.kind: process; \
+                     name the program that runs an agent"
+                        .to_owned(),
+                );
+            }
+        }
+        BackendChoice::ControlPlane => found.push(not_built_in("backend.kind: control_plane")),
+        BackendChoice::Auto if config.control_plane.org_id.is_some() => {
+            found.push(not_built_in(
+                "control_plane.org_id (MOLECULE_ORG_ID) with backend.kind: auto",
+            ));
+        }
+        _ => {}
+    }
+    let positive = backend
+        .docker
+        .memory_mb
+        .iter()
+        .chain(&backend.docker.cpu_shares);
+    if positive.clone().any(|limit| *limit <= 0) {
+        found.push("backend.docker: memory_mb and cpu_shares must be positive".to_owned());
+    }
+    if backend.docker.network.is_empty() || backend.docker.image_prefix.is_empty() {
+        found.push("backend.docker: network and image_prefix must not be empty".to_owned());
+    }
+}
+
+fn not_built_in(what: &str) -> String {
+    format!(
+        "{what}: this version has no control-plane backend; set backend.kind \
+         (MOLECULE_BACKEND) to docker, process or none"
+    )
+}
+
+fn workspaces(config: &Config, found: &mut Vec<String>) {
+    let workspaces = &config.workspaces;
+    if let Some(dir) = &workspaces.templates_dir
+        && !dir.is_dir()
+    {
+        found.push("workspaces.templates_dir (CONFIGS_DIR): is not a folder".to_owned());
+    }
+    if let Some(dir) = &workspaces.workspace_dir
+        && !dir.is_absolute()
+    {
+        found.push("workspaces.workspace_dir (WORKSPACE_DIR): must be an absolute path".to_owned());
+    }
+    if workspaces.default_runtime.is_empty() {
+        found.push("workspaces.default_runtime: must not be empty".to_owned());
+    }
+    if workspaces.provision_deadline_secs == 0 || workspaces.provision_timeout_secs == 0 {
+        found.push(
+            "workspaces: provision_deadline_secs and provision_timeout_secs must be at least 1"
+                .to_owned(),
+        );
+    }
+    if workspaces.provision_concurrency == 0 {
+        found.push("workspaces.provision_concurrency: must be at least 1".to_owned());
+    }
+}

@@ -1,0 +1,137 @@
+//! The one transport-neutral error of the server.
+//!
+//! Rooms return it; `http::error` alone turns it into a status code. What a
+//! client may read and what only the log may hold live in two fields, and the
+//! second has no way into a response.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// An operation could not be done.
+pub(crate) struct Error {
+    kind: Kind,
+    message: String,
+    extra: Map<String, Value>,
+    cause: Option<anyhow::Error>,
+}
+
+/// What went wrong, as far as a client can act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request itself is wrong.
+    Invalid,
+    /// No or bad credentials.
+    Unauthorized,
+    /// There is no such thing.
+    NotFound,
+    /// It existed and was removed.
+    Gone,
+    /// The state of the thing does not allow it.
+    Conflict,
+    /// The request body is too large.
+    TooLarge,
+    /// The datastore does not answer.
+    Unavailable,
+    /// Our fault, or an upstream's.
+    Internal,
+}
+
+/// Result of a room.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            extra: Map::new(),
+            cause: None,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unauthorized, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    pub(crate) fn gone(message: impl Into<String>) -> Self {
+        Self::new(Kind::Gone, message)
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
+    }
+
+    pub(crate) fn too_large() -> Self {
+        Self::new(Kind::TooLarge, "request body too large")
+    }
+
+    /// The datastore does not answer: clients key on `code` and retry.
+    pub(crate) fn unavailable(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(
+            Kind::Unavailable,
+            "platform datastore unavailable — retry shortly",
+        )
+        .with("code", "platform_unavailable")
+        .because(cause)
+    }
+
+    /// A documented text for the client; the cause goes to the log.
+    pub(crate) fn internal(message: impl Into<String>, cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Kind::Internal, message).because(cause)
+    }
+
+    /// Adds a documented field beside `error`.
+    pub(crate) fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// Replaces the client's text, keeps kind and cause. A datastore that does
+    /// not answer keeps its own text: clients depend on it.
+    pub(crate) fn says(mut self, message: &str) -> Self {
+        if self.kind == Kind::Internal {
+            message.clone_into(&mut self.message);
+        }
+        self
+    }
+
+    fn because(mut self, cause: impl Into<anyhow::Error>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn extra(&self) -> &Map<String, Value> {
+        &self.extra
+    }
+
+    /// For the log: the message and the whole chain of causes.
+    pub(crate) fn internal_context(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {cause:#}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.kind, self.internal_context())
+    }
+}

@@ -1,0 +1,149 @@
+//! Live tokens from the first hook that can provide them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use moka::sync::Cache;
+use molecule_hooks::{
+    Clock, EMPTY_TOKEN, HookError, RegisteredHook, Registry, Token, TokenCache, TokenRequest,
+    TokenScope, WorkspaceContext,
+};
+
+use crate::error::{Error, Result};
+use crate::redact::Redactor;
+
+/// Caches of workspaces that did not ask for this long are dropped.
+const IDLE: Duration = Duration::from_secs(2 * 3600);
+const MOST_CACHES: u64 = 100_000;
+/// Key of the one cache of a shared token, and of the admin route.
+const SHARED: &str = "";
+
+/// The room behind the token-refresh endpoints. Cheap to clone.
+///
+/// One [`TokenCache`] per scope gives every provider, however simple, the same
+/// behaviour: one refresh at a time, background renewal, stale while valid, a
+/// pause after failures.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    registry: Registry,
+    caches: Cache<String, TokenCache>,
+    redactor: Redactor,
+    clock: Clock,
+}
+
+impl Credentials {
+    pub(crate) fn new(registry: Registry, redactor: Redactor, clock: Clock) -> Self {
+        let caches = Cache::builder()
+            .max_capacity(MOST_CACHES)
+            .time_to_idle(IDLE)
+            .build();
+        Self {
+            registry,
+            caches,
+            redactor,
+            clock,
+        }
+    }
+
+    /// A token for the administrator.
+    ///
+    /// # Errors
+    /// 404 `no GitHub App configured` without any hook, 404 `no token provider
+    /// registered` without a provider; 500 `token refresh failed`, with `: empty
+    /// token` when the provider returned none. The cause is logged, the token
+    /// never.
+    pub(crate) async fn for_admin(&self) -> Result<Token> {
+        let (hook, scope) = self.provider()?;
+        let cache = self
+            .caches
+            .get_with_by_ref(SHARED, || self.cache(hook, scope, None));
+        answer(&cache).await
+    }
+
+    /// A token for a workspace; `load` reads what the provider may know of it and
+    /// runs only when no cached token serves.
+    ///
+    /// # Errors
+    /// As [`for_admin`](Self::for_admin), and whatever `load` returns.
+    pub(crate) async fn for_workspace<F>(&self, id: &str, load: F) -> Result<Token>
+    where
+        F: Future<Output = Result<WorkspaceContext>>,
+    {
+        let (hook, scope) = self.provider()?;
+        if scope == TokenScope::Shared {
+            return self.for_admin().await;
+        }
+        let cache = match self.caches.get(id) {
+            Some(cache) => cache,
+            None => {
+                let workspace = load.await?;
+                self.caches
+                    .get_with_by_ref(id, || self.cache(hook, scope, Some(workspace)))
+            }
+        };
+        answer(&cache).await
+    }
+
+    fn provider(&self) -> Result<(RegisteredHook, TokenScope)> {
+        let Some(hook) = self.registry.first_token_provider() else {
+            return Err(Error::not_found(match self.registry.is_empty() {
+                true => "no GitHub App configured",
+                false => "no token provider registered",
+            }));
+        };
+        let scope = hook
+            .token_provider()
+            .map_or(TokenScope::PerWorkspace, |p| p.scope());
+        Ok((hook, scope))
+    }
+
+    fn cache(
+        &self,
+        hook: RegisteredHook,
+        scope: TokenScope,
+        workspace: Option<WorkspaceContext>,
+    ) -> TokenCache {
+        // A shared token is nobody's in particular.
+        let request = match (scope, workspace) {
+            (TokenScope::Shared, _) | (_, None) => TokenRequest::admin(),
+            (_, Some(workspace)) => TokenRequest::for_workspace(workspace),
+        };
+        let (hook, request) = (Arc::new(hook), Arc::new(request));
+        let (redactor, clock) = (self.redactor.clone(), self.clock.clone());
+        TokenCache::new(self.clock.clone(), move || {
+            let (hook, request) = (Arc::clone(&hook), Arc::clone(&request));
+            let (redactor, clock) = (redactor.clone(), clock.clone());
+            async move {
+                let Some(provider) = hook.token_provider() else {
+                    return Err(HookError::permanent("the hook no longer provides tokens"));
+                };
+                let fenced = AssertUnwindSafe(provider.token(&request)).catch_unwind();
+                let token = fenced
+                    .await
+                    .unwrap_or_else(|_| Err(HookError::permanent("token provider panicked")))?;
+                redactor.learn(token.secret.expose());
+                let ttl_secs = (token.expires_at - clock.now()).num_seconds();
+                tracing::info!(
+                    hook.name = hook.name(),
+                    expires_at = %token.expires_at,
+                    ttl_secs,
+                    "[github] token refreshed"
+                );
+                Ok(token)
+            }
+        })
+    }
+}
+
+async fn answer(cache: &TokenCache) -> Result<Token> {
+    cache.get().await.map_err(|error| {
+        tracing::warn!(error = error.chain(), "[github] token refresh failed");
+        let text = match error.to_string().as_str() {
+            EMPTY_TOKEN => "token refresh failed: empty token",
+            _ => "token refresh failed",
+        };
+        Error::internal(text, error)
+    })
+}

@@ -1,0 +1,126 @@
+//! The runner around the registry: what a host owes the hooks and its operator.
+//!
+//! Order comes from the registry. Added here, per call: a deadline, a panic
+//! fence, a span, metrics, and a log line with the *names* of what changed. A
+//! hook that fails changes nothing; the failure names it in the log while clients
+//! get a fixed text.
+
+mod credentials;
+pub(crate) mod routes;
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use molecule_hooks::{ChainError, EnvMap, HookError, RegisteredHook, Registry, WorkspaceContext};
+use tracing::Instrument;
+
+pub(crate) use credentials::Credentials;
+
+use crate::config::HooksSection;
+use crate::redact::Redactor;
+
+/// Runs the chain for one workspace. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct HookRunner {
+    registry: Registry,
+    timeouts: Arc<Timeouts>,
+    redactor: Redactor,
+}
+
+struct Timeouts {
+    default: Duration,
+    by_name: BTreeMap<String, Duration>,
+}
+
+impl HookRunner {
+    pub(crate) fn new(registry: Registry, config: &HooksSection, redactor: Redactor) -> Self {
+        let by_name = config
+            .timeouts_secs
+            .iter()
+            .map(|(name, secs)| (name.clone(), Duration::from_secs(*secs)))
+            .collect();
+        let default = Duration::from_secs(config.timeout_secs);
+        Self {
+            registry,
+            timeouts: Arc::new(Timeouts { default, by_name }),
+            redactor,
+        }
+    }
+
+    /// Runs every hook in order on `env`.
+    ///
+    /// # Errors
+    /// The first failure, with the hook's name: its own error, its panic or its
+    /// expired deadline.
+    pub(crate) async fn run(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+    ) -> Result<(), ChainError> {
+        for hook in self.registry.snapshot() {
+            let span =
+                tracing::info_span!("hook", hook.name = hook.name(), workspace.id = workspace.id);
+            self.call(&hook, workspace, env)
+                .instrument(span)
+                .await
+                .map_err(|cause| ChainError::new(hook.name(), cause))?;
+        }
+        Ok(())
+    }
+
+    async fn call(
+        &self,
+        hook: &RegisteredHook,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+    ) -> Result<(), HookError> {
+        let limit = self
+            .timeouts
+            .by_name
+            .get(hook.name())
+            .copied()
+            .unwrap_or(self.timeouts.default);
+        let before = env.clone();
+        let started = Instant::now();
+        let fenced = AssertUnwindSafe(hook.apply(workspace, env)).catch_unwind();
+        let result = match tokio::time::timeout(limit, fenced).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(HookError::permanent(self.describe_panic(panic.as_ref()))),
+            Err(_) => Err(HookError::transient(format!(
+                "did not finish within {} s (hooks.timeout_secs)",
+                limit.as_secs()
+            ))),
+        };
+        self.note(hook.name(), started.elapsed(), &result);
+        for (name, value) in env.iter().filter(|(name, _)| env.is_secret(name)) {
+            if before.get(name) != Some(value) {
+                self.redactor.learn(value);
+            }
+        }
+        if result.is_ok() {
+            let changed = before.changed_names(env).join(" ");
+            tracing::info!(changed, "hook ran");
+        }
+        result
+    }
+
+    fn describe_panic(&self, panic: &(dyn std::any::Any + Send)) -> String {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        format!("panicked: {}", self.redactor.redact(text))
+    }
+
+    fn note(&self, hook: &str, took: Duration, result: &Result<(), HookError>) {
+        let outcome = if result.is_ok() { "ok" } else { "error" };
+        let labels = [("hook", hook.to_owned()), ("outcome", outcome.to_owned())];
+        metrics::counter!("molecule_hook_calls_total", &labels).increment(1);
+        metrics::histogram!("molecule_hook_duration_seconds", "hook" => hook.to_owned())
+            .record(took.as_secs_f64());
+    }
+}

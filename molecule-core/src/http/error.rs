@@ -1,0 +1,81 @@
+//! The one place where errors become status codes.
+
+use axum::response::{IntoResponse, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::Json;
+use crate::error::{Error, Kind};
+
+/// Seconds after which a client should try again when the datastore is away.
+const RETRY_AFTER_SECS: &str = "5";
+
+/// What handlers return.
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+/// An error on its way out.
+#[derive(Debug)]
+pub(crate) struct ApiError(Error);
+
+/// The body of every error. Some carry more, documented fields.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// What went wrong; a documented text.
+    error: String,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
+/// Travels with the response to the access log, never to the client.
+#[derive(Clone)]
+pub(super) struct InternalContext(pub(super) String);
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<sqlx::Error> for ApiError {
+    fn from(error: sqlx::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Gone => StatusCode::GONE,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let status = status(error.kind());
+        let body = ErrorBody {
+            error: error.message().to_owned(),
+            extra: error.extra().clone(),
+        };
+        let mut response = (status, Json(body)).into_response();
+        if error.kind() == Kind::Unavailable {
+            let seconds = HeaderValue::from_static(RETRY_AFTER_SECS);
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        if status.is_server_error() {
+            response
+                .extensions_mut()
+                .insert(InternalContext(error.internal_context()));
+        }
+        response
+    }
+}

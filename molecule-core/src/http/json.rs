@@ -1,0 +1,92 @@
+//! JSON in and out, with the wire's habits.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::ApiError;
+use crate::error::{Error, Result};
+
+/// A compact JSON response.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => {
+                let kind = HeaderValue::from_static("application/json; charset=utf-8");
+                ([(CONTENT_TYPE, kind)], body).into_response()
+            }
+            // Our own types always encode.
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
+    }
+}
+
+/// The body of a request, not yet decoded. `Content-Type` is ignored, as on the
+/// reference platform.
+pub(crate) struct JsonBody(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> std::result::Result<Self, ApiError> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Error::too_large().into())
+            }
+            Err(_) => Err(Error::invalid("invalid request body").into()),
+        }
+    }
+}
+
+impl JsonBody {
+    /// Refuses a body over `limit` bytes, where a route allows less than the
+    /// server does.
+    ///
+    /// # Errors
+    /// 413 `request body too large`.
+    pub(crate) fn at_most(self, limit: usize) -> Result<Self> {
+        match self.0.len() > limit {
+            true => Err(Error::too_large()),
+            false => Ok(self),
+        }
+    }
+
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// 400 with the route's documented text; `detail` says where and why, without
+    /// repeating any value.
+    pub(crate) fn decode<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
+        let mut decoder = serde_json::Deserializer::from_slice(&self.0);
+        let decoded = serde_path_to_error::deserialize(&mut decoder);
+        let invalid = |detail: String| Error::invalid(text).with("detail", detail);
+        let value = decoded.map_err(|error| {
+            let path = error.path().to_string();
+            let at = if path == "." {
+                String::new()
+            } else {
+                format!("{path}: ")
+            };
+            invalid(format!("{at}{}", describe(error.inner())))
+        })?;
+        decoder.end().map_err(|error| invalid(describe(&error)))?;
+        Ok(value)
+    }
+}
+
+/// serde's own texts quote the offending value, which may be a secret.
+fn describe(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "wrong type",
+        serde_json::error::Category::Eof => "unexpected end of JSON",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not valid JSON",
+    };
+    format!("{what} at line {} column {}", error.line(), error.column())
+}

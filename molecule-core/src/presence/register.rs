@@ -1,0 +1,98 @@
+//! `POST /registry/register`: an agent says where it is and who it is.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::url_guard::{self, Refusal};
+use super::{Presence, store, transition};
+use crate::auth::Gate;
+use crate::error::{Error, Result};
+use crate::events::EventType;
+use crate::store::timestamp;
+
+/// What an agent says when it starts.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct Register {
+    /// UUID of the workspace, required.
+    id: Option<String>,
+    /// URL of the agent, required.
+    url: Option<String>,
+    /// A2A agent card, required; `null` counts.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Value)]
+    agent_card: Option<Value>,
+}
+
+/// Tells a missing field from an explicit `null`.
+fn present<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// The token an agent got with its first registration, if this was it.
+pub(crate) struct Registered {
+    pub(crate) auth_token: Option<molecule_hooks::Secret>,
+}
+
+impl Presence {
+    /// Brings a workspace online.
+    ///
+    /// A workspace that is paused or hibernated stays so; its agent is told
+    /// `registered` all the same.
+    ///
+    /// # Errors
+    /// 400 `invalid request body` with a `detail`; 401; 404 `workspace not found`;
+    /// 500 `registration failed`; 503.
+    pub(crate) async fn register(
+        &self,
+        register: Register,
+        bearer: Option<&str>,
+    ) -> Result<Registered> {
+        let problem = |detail: &str| Error::invalid("invalid request body").with("detail", detail);
+        let id = Uuid::parse_str(register.id.as_deref().unwrap_or_default())
+            .map_err(|_| problem("id must be a UUID"))?;
+        let url = register
+            .url
+            .filter(|url| !url.is_empty())
+            .ok_or_else(|| problem("url is required"))?;
+        let card = register
+            .agent_card
+            .ok_or_else(|| problem("agent_card is required"))?;
+        let (status, gate) = self.admit(id, bearer).await?;
+        url_guard::check(&url, id)
+            .await
+            .map_err(|refusal: Refusal| problem(&refusal.to_string()))?;
+        let failed = |error: sqlx::Error| Error::from(error).says("registration failed");
+        let mut tx = self.db.begin().await.map_err(failed)?;
+        let row = store::Registration {
+            id,
+            url: &url,
+            card: &card,
+            now: timestamp(&self.clock),
+        };
+        let mut event = None;
+        if transition::may_register(status)
+            && store::register(&mut tx, &row).await.map_err(failed)?
+        {
+            let payload = json!({ "url": url, "agent_card": card, "delivery_mode": "push" });
+            let recorded = self
+                .events
+                .record(&mut tx, EventType::WorkspaceOnline, id, payload);
+            event = Some(recorded.await.map_err(failed)?);
+        }
+        let auth_token = match gate {
+            Gate::Token => None,
+            Gate::FirstContact => Some(self.auth.issue(&mut tx, id).await?),
+        };
+        tx.commit().await.map_err(failed)?;
+        self.directory.forget(id);
+        if let Some(event) = event {
+            tracing::info!(workspace.id = %id, from = %status, "agent registered");
+            self.events.publish(event);
+        }
+        Ok(Registered { auth_token })
+    }
+}

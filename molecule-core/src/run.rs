@@ -1,0 +1,37 @@
+//! `run`: a server from start to a signal.
+
+use molecule_hooks::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::server::{Server, StartError};
+
+/// Runs a server until SIGINT or SIGTERM, then shuts it down: stop accepting,
+/// finish requests, end tasks, all within `server.shutdown_timeout_secs`. A second
+/// signal ends the process at once.
+///
+/// Logs go to standard error as configured.
+///
+/// # Errors
+/// [`StartError`] when the server could not start.
+pub async fn run(config: Config, registry: Registry) -> Result<(), StartError> {
+    let builder = Server::builder(config, registry).with_logs();
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut server = builder.start().await?;
+    tokio::select! {
+        _ = interrupt.recv() => tracing::info!("received SIGINT"),
+        _ = terminate.recv() => tracing::info!("received SIGTERM"),
+        () = server.failed() => {}
+    }
+    tokio::select! {
+        () = server.shutdown() => {}
+        _ = interrupt.recv() => tracing::warn!("second signal: leaving at once"),
+        _ = terminate.recv() => tracing::warn!("second signal: leaving at once"),
+    }
+    Ok(())
+}
+
+fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, StartError> {
+    signal(kind).map_err(|error| StartError::Backend(format!("signals cannot be handled: {error}")))
+}

@@ -1,0 +1,410 @@
+//! Wiring: from a configuration and a registry to a running server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use molecule_hooks::{Clock, Registry};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{self, App, Parts};
+use crate::auth::Auth;
+use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
+use crate::config::{BackendChoice, Config, ConfigError};
+use crate::events::{Event, Events};
+use crate::hooks::{Credentials, HookRunner};
+use crate::http::{self, Shell};
+use crate::presence::Presence;
+use crate::redact::Redactor;
+use crate::secrets::{Cipher, EncryptionKey, Secrets};
+use crate::store::{self, Db, StoreError};
+use crate::supervisor::Supervisor;
+use crate::workspaces::{Directory, Services, Workspaces};
+use crate::{identity, telemetry};
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database cannot be used.
+    #[error("database: {0}")]
+    Database(String),
+    /// The configured backend does not work.
+    #[error("backend: {0}")]
+    Backend(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Database(format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
+impl From<sqlx::Error> for StartError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.to_string())
+    }
+}
+
+impl From<backend::BackendError> for StartError {
+    fn from(error: backend::BackendError) -> Self {
+        Self::Backend(format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
+/// Builds a server: what [`run`](crate::run) uses, and what tests and embeddings
+/// use to choose a clock or a backend of their own.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), molecule_core::StartError> {
+/// let mut config = molecule_core::Config::default();
+/// config.environment = molecule_core::config::Environment::Development;
+/// config.server.port = 0;
+/// let server = molecule_core::Server::builder(config, molecule_core::Registry::new()).start().await?;
+/// println!("listening on {}", server.address());
+/// server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct ServerBuilder {
+    config: Config,
+    registry: Registry,
+    clock: Clock,
+    backend: Option<SharedBackend>,
+    redactor: Redactor,
+}
+
+/// A running server. Dropping it without [`shutdown`](Server::shutdown) leaves its
+/// tasks to the runtime.
+pub struct Server {
+    address: SocketAddr,
+    app: App,
+    events: Events,
+    serving: JoinHandle<std::io::Result<()>>,
+    stop_accepting: CancellationToken,
+    shutdown_timeout: Duration,
+}
+
+impl Server {
+    /// Starts building a server.
+    pub fn builder(config: Config, registry: Registry) -> ServerBuilder {
+        ServerBuilder {
+            config,
+            registry,
+            clock: Clock::system(),
+            backend: None,
+            redactor: Redactor::default(),
+        }
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Everything that happens from now on. A receiver that falls behind by more
+    /// than a thousand events loses the oldest.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Stops accepting, lets requests finish, cancels and awaits every task,
+    /// writes what is pending. Bounded by `server.shutdown_timeout_secs`.
+    pub async fn shutdown(self) {
+        let started = Instant::now();
+        let left = || self.shutdown_timeout.saturating_sub(started.elapsed());
+        tracing::info!("shutting down: no new connections");
+        self.stop_accepting.cancel();
+        let abort = self.serving.abort_handle();
+        if tokio::time::timeout(left() / 2, self.serving)
+            .await
+            .is_err()
+        {
+            tracing::warn!("requests did not finish in time; cutting them off");
+            abort.abort();
+        }
+        let remaining = self
+            .app
+            .supervisor
+            .shutdown(left().max(Duration::from_secs(1)))
+            .await;
+        if remaining > 0 {
+            tracing::warn!(remaining, "tasks did not end in time");
+        }
+        let last = Duration::from_secs(5);
+        let _ = tokio::time::timeout(last, self.app.presence.flush()).await;
+        let _ = tokio::time::timeout(last, self.app.backend.shutdown()).await;
+        let _ = tokio::time::timeout(last, self.app.db.close()).await;
+        tracing::info!(took_ms = started.elapsed().as_millis() as u64, "stopped");
+    }
+
+    /// Ends when the server can no longer accept connections by itself.
+    pub(crate) async fn failed(&mut self) {
+        if let Ok(Err(error)) = (&mut self.serving).await {
+            tracing::error!(%error, "the listener failed");
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Uses this clock instead of the wall clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Uses this backend instead of the configured one.
+    pub fn backend(mut self, backend: SharedBackend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Sends logs to standard error as configured, every line without secrets.
+    /// Without this call the server logs to whatever subscriber the process has.
+    pub fn with_logs(self) -> Self {
+        telemetry::init_logs(&self.config.log, &self.redactor);
+        self
+    }
+
+    /// Starts the server. It is ready when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`] when the configuration, the database, the backend or the
+    /// address does not work; nothing is left running then.
+    pub async fn start(self) -> Result<Server, StartError> {
+        self.config.validate()?;
+        let config = Arc::new(self.config);
+        // One provider for every TLS client; a second call is harmless.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        telemetry::metrics_handle();
+        let address = SocketAddr::new(config.server.address, config.server.port);
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| StartError::Listen { address, source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { address, source })?;
+        let db = store::connect(&config).await?;
+        store::migrate(&db).await?;
+        let cipher = cipher(&config)?;
+        let instance = identity::of_database(&db).await?;
+        let backend = match self.backend {
+            Some(backend) => backend,
+            None => choose_backend(&config, &instance).await?,
+        };
+        log_start(&config, &db, &backend, &cipher, &self.registry);
+        let wiring = Wiring {
+            config,
+            clock: self.clock,
+            db,
+            cipher,
+            backend,
+            redactor: self.redactor,
+        };
+        wiring.start(self.registry, listener, address).await
+    }
+}
+
+struct Wiring {
+    config: Arc<Config>,
+    clock: Clock,
+    db: Db,
+    cipher: Cipher,
+    backend: SharedBackend,
+    redactor: Redactor,
+}
+
+impl Wiring {
+    async fn start(
+        self,
+        registry: Registry,
+        listener: TcpListener,
+        address: SocketAddr,
+    ) -> Result<Server, StartError> {
+        let Self {
+            config,
+            clock,
+            db,
+            cipher,
+            backend,
+            redactor,
+        } = self;
+        let supervisor = Supervisor::new(clock.clone());
+        let events = Events::new(redactor.clone(), clock.clone());
+        let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
+        let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
+        secrets.teach_redactor().await?;
+        let directory = Directory::new(db.clone());
+        let credentials = Credentials::new(registry.clone(), redactor.clone(), clock.clone());
+        let workspaces = Workspaces::new(Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            secrets,
+            hooks: HookRunner::new(registry, &config.hooks, redactor.clone()),
+            backend: Arc::clone(&backend),
+            events: events.clone(),
+            directory,
+            redactor: redactor.clone(),
+            supervisor: supervisor.clone(),
+            platform_url: platform_url(&config, &backend, address),
+        });
+        let presence = Presence::new(
+            db.clone(),
+            clock.clone(),
+            auth.clone(),
+            events.clone(),
+            workspaces.directory().clone(),
+            redactor.clone(),
+        );
+        presence.start(&supervisor);
+        workspaces.start().await?;
+        let app = App::new(Parts {
+            config: Arc::clone(&config),
+            clock,
+            db,
+            auth,
+            backend,
+            credentials,
+            presence,
+            supervisor,
+            workspaces,
+        });
+        let shell = Shell::new(
+            redactor,
+            Duration::from_secs(config.server.request_timeout_secs),
+            config.server.max_body_bytes,
+            app::openapi().paths.paths.into_keys(),
+        );
+        let router = http::router(app::routes(), app.clone(), shell);
+        let stop_accepting = CancellationToken::new();
+        let stop = stop_accepting.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop)
+                .await
+        });
+        tracing::info!(%address, "listening");
+        let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_secs);
+        Ok(Server {
+            address,
+            app,
+            events,
+            serving,
+            stop_accepting,
+            shutdown_timeout,
+        })
+    }
+}
+
+fn cipher(config: &Config) -> Result<Cipher, StartError> {
+    let invalid =
+        |problem: String| ConfigError::single(format!("secrets.encryption_key: {problem}"));
+    let key = config
+        .secrets
+        .encryption_key
+        .as_ref()
+        .map(|text| EncryptionKey::parse(text.expose()))
+        .transpose()
+        .map_err(|error| invalid(error.to_string()))?;
+    Ok(Cipher::new(key.as_ref()).map_err(|error| invalid(error.to_string()))?)
+}
+
+/// `auto` takes Docker if a daemon answers; a backend named by the operator must
+/// work.
+pub(crate) async fn choose_backend(
+    config: &Config,
+    instance: &str,
+) -> Result<SharedBackend, StartError> {
+    let docker = || DockerBackend::connect(config.backend.docker.clone(), instance.to_owned());
+    match config.backend.kind {
+        BackendChoice::None => Ok(Arc::new(NoBackend)),
+        BackendChoice::Process => {
+            let dir = config.backend.process.dir.clone();
+            let dir = dir.unwrap_or_else(|| config.data_dir.0.join("process"));
+            let process = config.backend.process.clone();
+            Ok(Arc::new(ProcessBackend::new(
+                process,
+                dir,
+                instance.to_owned(),
+            )?))
+        }
+        BackendChoice::Docker => {
+            let docker: SharedBackend = Arc::new(docker()?);
+            docker.check().await?;
+            Ok(docker)
+        }
+        // Validation refused an organisation id and `control_plane` already.
+        BackendChoice::Auto | BackendChoice::ControlPlane => {
+            let docker: SharedBackend = match docker() {
+                Ok(docker) => Arc::new(docker),
+                Err(_) => return Ok(Arc::new(NoBackend)),
+            };
+            match docker.check().await {
+                Ok(_) => Ok(docker),
+                Err(_) => Ok(Arc::new(NoBackend)),
+            }
+        }
+    }
+}
+
+fn platform_url(config: &Config, backend: &SharedBackend, address: SocketAddr) -> String {
+    match &config.server.platform_url {
+        Some(url) => url.trim_end_matches('/').to_owned(),
+        None => format!("http://{}:{}", backend.platform_host(), address.port()),
+    }
+}
+
+fn log_start(
+    config: &Config,
+    db: &Db,
+    backend: &SharedBackend,
+    cipher: &Cipher,
+    registry: &Registry,
+) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        environment = config.environment.as_str(),
+        database = db.engine(),
+        "molecule starts"
+    );
+    tracing::info!("env-mutator chain: [{}]", registry.names().join(", "));
+    for name in registry.skipped() {
+        tracing::info!(
+            hook.name = name,
+            "hook is linked but not configured; skipped"
+        );
+    }
+    match backend.kind() {
+        backend::BackendKind::None if config.backend.kind == BackendChoice::Auto => tracing::warn!(
+            "backend: none, because no Docker daemon answers; only external agents can be used \
+             (set MOLECULE_BACKEND=none to say that this is meant)"
+        ),
+        kind => tracing::info!("backend: {}", kind.as_str()),
+    }
+    if !cipher.is_on() {
+        tracing::warn!("secrets are stored in PLAIN TEXT: set SECRETS_ENCRYPTION_KEY");
+    }
+    if config.is_fail_open() {
+        tracing::warn!("development mode without ADMIN_TOKEN: every request is let in");
+    }
+    if config.auth.legacy_workspace_admin && config.auth.admin_token.is_none() {
+        tracing::warn!("auth.legacy_workspace_admin: any workspace token acts as administrator");
+    }
+}

@@ -1,0 +1,60 @@
+//! Forward-only migrations: two folders, the same numbers.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+use super::{Db, StoreError};
+
+/// Number, name, SQLite text, PostgreSQL text.
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
+    1,
+    "first light",
+    include_str!("../../migrations/sqlite/0001_first_light.sql"),
+    include_str!("../../migrations/postgres/0001_first_light.sql"),
+)];
+
+fn migrator(db: &Db) -> Migrator {
+    let migrations = MIGRATIONS.iter().map(|(number, name, sqlite, postgres)| {
+        let sql = match db {
+            Db::Sqlite(_) => *sqlite,
+            Db::Postgres(_) => *postgres,
+        };
+        Migration::new(
+            *number,
+            Cow::Borrowed(*name),
+            MigrationType::Simple,
+            sqlx::SqlStr::from_static(sql),
+            false,
+        )
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+/// Brings the schema up to date. Safe to run from several servers at once.
+pub(crate) async fn migrate(db: &Db) -> Result<(), StoreError> {
+    let migrator = migrator(db);
+    match db {
+        Db::Sqlite(pool) => migrator.run(pool).await?,
+        Db::Postgres(pool) => migrator.run(pool).await?,
+    }
+    Ok(())
+}
+
+super::statement!(
+    /// Fails on an empty database, which means that all are pending.
+    APPLIED,
+    "SELECT max(version) FROM _sqlx_migrations"
+);
+
+/// How many migrations this build has and the database has not.
+pub(crate) async fn pending(db: &Db) -> usize {
+    let applied: Option<i64> = super::with_db!(db, |pool| {
+        sqlx::query_scalar::<_, Option<i64>>(APPLIED)
+            .fetch_one(pool)
+            .await
+            .ok()
+            .flatten()
+    });
+    MIGRATIONS.iter().filter(|m| Some(m.0) > applied).count()
+}

@@ -1,0 +1,177 @@
+//! The database: one handle over SQLite or PostgreSQL, one SQL text for both.
+//!
+//! Domain SQL lives in the `store.rs` of each room and goes through
+//! [`with_db!`] for single statements and [`with_tx!`] inside a transaction.
+//! Every statement is declared with [`statement!`], which lets one test prepare
+//! all of them on both engines.
+
+mod connect;
+mod migrate;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+use crate::error::Error;
+
+pub(crate) use connect::{StoreError, connect};
+pub(crate) use migrate::{migrate, pending};
+
+/// The pool of either engine. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Db {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+/// A transaction of either engine; rolled back when dropped.
+pub(crate) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Db {
+    /// Starts a writing transaction.
+    pub(crate) async fn begin(&self) -> sqlx::Result<Tx> {
+        Ok(match self {
+            // A deferred transaction that turns into a writer fails at once when
+            // another one writes, whatever the busy timeout.
+            Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// `sqlite` or `postgres`.
+    pub(crate) fn engine(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Asks the database for an answer.
+    pub(crate) async fn ping(&self) -> sqlx::Result<()> {
+        with_db!(self, |db| sqlx::query(PING).execute(db).await.map(drop))
+    }
+
+    /// Ends every connection.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await,
+            Self::Postgres(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// Now, as both engines can store it: PostgreSQL keeps microseconds.
+pub(crate) fn timestamp(clock: &molecule_hooks::Clock) -> DateTime<Utc> {
+    clock.now().trunc_subsecs(6)
+}
+
+/// A statement that some room runs.
+pub(crate) struct Statement {
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "read by the test that prepares them all")
+    )]
+    pub(crate) sql: &'static str,
+}
+
+inventory::collect!(Statement);
+
+/// Declares a constant with one SQL text for both engines.
+macro_rules! statement {
+    ($(#[$meta:meta])* $name:ident, $sql:expr) => {
+        $(#[$meta])*
+        const $name: &str = $sql;
+        inventory::submit! { $crate::store::Statement { sql: $name } }
+    };
+}
+
+/// Runs an expression against the pool, once per engine.
+macro_rules! with_db {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::store::Db::Sqlite($pool) => $body,
+            $crate::store::Db::Postgres($pool) => $body,
+        }
+    };
+}
+
+/// Runs an expression inside a transaction, once per engine.
+macro_rules! with_tx {
+    ($tx:expr, |$conn:ident| $body:expr) => {
+        match $tx {
+            $crate::store::Tx::Sqlite(tx) => {
+                let $conn = &mut **tx;
+                $body
+            }
+            $crate::store::Tx::Postgres(tx) => {
+                let $conn = &mut **tx;
+                $body
+            }
+        }
+    };
+}
+
+/// Implements `FromRow` of both engines by column name.
+macro_rules! from_row {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        $crate::store::from_row!(@one $type, sqlx::sqlite::SqliteRow, { $($field),* });
+        $crate::store::from_row!(@one $type, sqlx::postgres::PgRow, { $($field),* });
+    };
+    (@one $type:ident, $row:ty, { $($field:ident),* }) => {
+        impl<'r> sqlx::FromRow<'r, $row> for $type {
+            fn from_row(row: &'r $row) -> sqlx::Result<Self> {
+                use sqlx::Row as _;
+                Ok(Self { $($field: row.try_get(stringify!($field))?),* })
+            }
+        }
+    };
+}
+
+pub(crate) use {from_row, statement, with_db, with_tx};
+
+statement!(PING, "SELECT 1");
+
+/// Any database error a room has no better word for. Whether the database is gone
+/// or refused, clients get the text they retry on.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Error::unavailable(error),
+            sqlx::Error::Database(ref refused) if is_unavailable(refused.as_ref()) => {
+                Error::unavailable(error)
+            }
+            error => Error::internal("query failed", error),
+        }
+    }
+}
+
+/// SQLite: busy, locked, full, I/O and their extended forms. PostgreSQL: classes
+/// 08 (connection), 53 (resources) and 57P (shutting down).
+fn is_unavailable(error: &dyn sqlx::error::DatabaseError) -> bool {
+    let Some(code) = error.code() else {
+        return false;
+    };
+    match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 6 | 10 | 13 | 14),
+        _ => ["08", "53", "57P"]
+            .iter()
+            .any(|class| code.starts_with(class)),
+    }
+}

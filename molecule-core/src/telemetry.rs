@@ -1,0 +1,91 @@
+//! Logs and metrics of one process.
+
+use std::io::{self, Write};
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{LogConfig, LogFormat};
+use crate::redact::Redactor;
+
+/// Seconds; from a cached answer to a slow provision.
+const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0];
+
+/// Starts logging to standard error, every line through the redactor. The first
+/// call in a process wins; later ones change nothing.
+pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
+    let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let base = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(RedactingWriter(redactor.clone()));
+    // An embedder's own subscriber stays in charge.
+    let _ = match config.format {
+        LogFormat::Human => base.with_ansi(false).with_target(false).try_init(),
+        LogFormat::Json => base
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .try_init(),
+    };
+}
+
+/// The process-wide metrics recorder: the `metrics` crate has one per process,
+/// so several servers in one process share it.
+pub(crate) fn metrics_handle() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let builder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), BUCKETS)
+                .unwrap_or_else(|_| PrometheusBuilder::new());
+            let recorder = builder.build_recorder();
+            let handle = recorder.handle();
+            // An embedder's own recorder stays in charge; /metrics is then empty.
+            let _ = metrics::set_global_recorder(recorder);
+            handle
+        })
+        .clone()
+}
+
+#[derive(Clone)]
+struct RedactingWriter(Redactor);
+
+struct Line {
+    redactor: Redactor,
+    bytes: Vec<u8>,
+}
+
+impl<'a> MakeWriter<'a> for RedactingWriter {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line {
+            redactor: self.0.clone(),
+            bytes: Vec::new(),
+        }
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One event is written through one writer; it leaves, whole and masked, when
+/// that writer is dropped.
+impl Drop for Line {
+    fn drop(&mut self) {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let _ = io::stderr()
+            .lock()
+            .write_all(self.redactor.redact(&text).as_bytes());
+    }
+}

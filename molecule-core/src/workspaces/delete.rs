@@ -1,0 +1,229 @@
+//! `DELETE /workspaces/:id`: rows first, then compute and storage, detached from
+//! the request.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Services, Status, Workspaces, store};
+use crate::backend::InstanceRef;
+use crate::error::{Error, Result};
+use crate::events::EventType;
+use crate::store::timestamp;
+
+/// Compute of one workspace must end within this time.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Workspaces stopped at once.
+const PARALLEL_STOPS: usize = 8;
+
+/// The documented reply.
+pub(crate) struct DeleteOutcome {
+    pub(crate) status: &'static str,
+    pub(crate) cascade_deleted: usize,
+}
+
+impl Workspaces {
+    /// Removes a workspace and everything below it.
+    ///
+    /// From here on the rows say `removed`, whatever happens to the compute: late
+    /// heartbeats and registers find nothing. Compute that could not be stopped is
+    /// reported, keeps its storage and can be deleted again.
+    ///
+    /// # Errors
+    /// 409 `confirmation_required` with the children; 500 `failed to check
+    /// children`; 500 with `removed_count` and `stop_failures`; 500 `purge failed`.
+    pub(crate) async fn delete(
+        &self,
+        id: Uuid,
+        confirm: bool,
+        purge: bool,
+    ) -> Result<DeleteOutcome> {
+        if !confirm {
+            self.ask_for_confirmation(id).await?;
+        }
+        let (send, done) = oneshot::channel();
+        let this = self.clone();
+        self.services
+            .supervisor
+            .spawn("delete-workspace", async move {
+                let outcome = this.delete_now(id, purge).await;
+                if let Err(error) = &outcome {
+                    tracing::error!(workspace.id = %id, ?error, "delete incomplete");
+                }
+                // Nobody listens when the client left; the work is done all the same.
+                let _ = send.send(outcome);
+            });
+        done.await
+            .unwrap_or_else(|error| Err(Error::internal("failed to delete workspace", error)))
+    }
+
+    async fn ask_for_confirmation(&self, id: Uuid) -> Result<()> {
+        let children = store::children(&self.services.db, id)
+            .await
+            .map_err(|error| Error::from(error).says("failed to check children"))?;
+        if children.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<Value> = children
+            .iter()
+            .map(|c| json!({ "id": c.id, "name": c.name }))
+            .collect();
+        Err(Error::conflict("confirmation_required")
+            .with("status", "confirmation_required")
+            .with(
+                "message",
+                "This workspace has sub-workspaces. Delete with ?confirm=true to cascade delete.",
+            )
+            .with("children_count", children.len())
+            .with("children", list))
+    }
+
+    async fn delete_now(&self, id: Uuid, purge: bool) -> Result<DeleteOutcome> {
+        let services = &self.services;
+        let known = store::find(&services.db, id).await?;
+        let descendants = self.mark_removed(id).await?;
+        let all: Vec<Uuid> = descendants.iter().copied().chain([id]).collect();
+        let stops = stream::iter(all.clone())
+            .map(|id| self.clear_compute(id))
+            .buffer_unordered(PARALLEL_STOPS);
+        let failures: Vec<Uuid> = stops.filter_map(std::future::ready).collect().await;
+        if known.is_some_and(|row| row.status() != Status::Removed) {
+            self.announce(id, &descendants).await;
+        }
+        if !failures.is_empty() {
+            let list: Vec<String> = failures.iter().map(Uuid::to_string).collect();
+            let text = format!(
+                "workspace marked removed, but {} stop call(s) failed — please retry: stop {}",
+                list.len(),
+                list.join(", stop ")
+            );
+            return Err(Error::internal(text, anyhow::anyhow!("compute still runs"))
+                .with("removed_count", all.len())
+                .with("stop_failures", list));
+        }
+        let cascade_deleted = descendants.len();
+        if !purge {
+            return Ok(DeleteOutcome {
+                status: "removed",
+                cascade_deleted,
+            });
+        }
+        let purging = async {
+            let mut tx = services.db.begin().await?;
+            for id in &all {
+                store::purge(&mut tx, *id).await?;
+            }
+            tx.commit().await
+        };
+        purging
+            .await
+            .map_err(|error: sqlx::Error| Error::from(error).says("purge failed"))?;
+        Ok(DeleteOutcome {
+            status: "purged",
+            cascade_deleted,
+        })
+    }
+
+    async fn mark_removed(&self, id: Uuid) -> Result<Vec<Uuid>> {
+        let services = &self.services;
+        let mut tx = services.db.begin().await?;
+        let descendants = store::descendants(&mut tx, id).await?;
+        let now = timestamp(&services.clock);
+        for id in descendants.iter().copied().chain([id]) {
+            store::mark_removed(&mut tx, id, now).await?;
+            services.auth.revoke_all(&mut tx, id).await?;
+        }
+        tx.commit().await?;
+        for id in descendants.iter().copied().chain([id]) {
+            services.auth.forget(id);
+            services.directory.forget(id);
+        }
+        Ok(descendants)
+    }
+
+    /// Returns the id when compute may be left.
+    async fn clear_compute(&self, id: Uuid) -> Option<Uuid> {
+        let clearing = async {
+            self.provisioner.cancel(id).await;
+            self.services.remove_compute(id).await
+        };
+        match tokio::time::timeout(STOP_TIMEOUT, clearing).await {
+            Ok(true) => None,
+            Ok(false) | Err(_) => Some(id),
+        }
+    }
+
+    async fn announce(&self, id: Uuid, descendants: &[Uuid]) {
+        let services = &self.services;
+        let recording = async {
+            let mut tx = services.db.begin().await?;
+            let mut events = Vec::new();
+            for child in descendants {
+                let event =
+                    services
+                        .events
+                        .record(&mut tx, EventType::WorkspaceRemoved, *child, json!({}));
+                events.push(event.await?);
+            }
+            let payload = json!({ "cascade_deleted": descendants.len() });
+            events.push(
+                services
+                    .events
+                    .record(&mut tx, EventType::WorkspaceRemoved, id, payload)
+                    .await?,
+            );
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(events)
+        };
+        match recording.await {
+            Ok(events) => events
+                .into_iter()
+                .for_each(|event| services.events.publish(event)),
+            Err(error) => {
+                tracing::error!(workspace.id = %id, %error, "removal could not be recorded")
+            }
+        }
+    }
+}
+
+impl Services {
+    /// Stops the compute of a removed workspace and, only if that worked, deletes
+    /// its storage. False when compute may still run.
+    pub(super) async fn remove_compute(&self, id: Uuid) -> bool {
+        let instance_id = match store::find(&self.db, id).await {
+            // An external agent is nobody's to stop.
+            Ok(Some(row)) if row.external => return true,
+            Ok(row) => row.and_then(|row| row.instance_id),
+            Err(error) => {
+                tracing::error!(workspace.id = %id, %error, "instance could not be looked up");
+                return false;
+            }
+        };
+        let instance = InstanceRef {
+            workspace_id: id,
+            instance_id,
+        };
+        if let Err(error) = self.backend.stop(&instance).await {
+            tracing::error!(workspace.id = %id, error = %self.describe(error), "stop failed; storage kept");
+            return false;
+        }
+        if let Err(error) = self.backend.remove_storage(id).await {
+            // The sweeper comes back for it.
+            tracing::error!(workspace.id = %id, error = %self.describe(error), "storage not removed");
+            return true;
+        }
+        if let Err(error) = store::clear_instance(&self.db, id).await {
+            tracing::warn!(workspace.id = %id, %error, "instance id not cleared");
+        }
+        true
+    }
+
+    /// A backend error for the log, masked.
+    pub(super) fn describe(&self, error: crate::backend::BackendError) -> String {
+        self.redactor
+            .redact(&format!("{:#}", anyhow::Error::from(error)))
+    }
+}

@@ -1,0 +1,80 @@
+//! Hot facts of workspaces, in memory: what a heartbeat must know of its row.
+//!
+//! Entries are dropped by the same code that changes the row. With PostgreSQL
+//! another server may change it too, so entries also age there; every decision
+//! taken on them is a guarded UPDATE, which a stale fact cannot mislead.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::model::Status;
+use super::store;
+use crate::store::Db;
+
+/// Age at which another server's change must have been noticed.
+const SHARED_TTL: Duration = Duration::from_secs(5);
+
+/// Status by workspace. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Directory {
+    db: Db,
+    ttl: Option<Duration>,
+    entries: Arc<RwLock<HashMap<Uuid, (Status, Instant)>>>,
+}
+
+impl Directory {
+    pub(crate) fn new(db: Db) -> Self {
+        let ttl = match db {
+            Db::Sqlite(_) => None,
+            Db::Postgres(_) => Some(SHARED_TTL),
+        };
+        Self {
+            db,
+            ttl,
+            entries: Arc::default(),
+        }
+    }
+
+    /// The status of a workspace; none when there is no row or it was removed.
+    pub(crate) async fn status(&self, id: Uuid) -> sqlx::Result<Option<Status>> {
+        let cached = self
+            .entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .copied();
+        if let Some((status, read_at)) = cached
+            && self.ttl.is_none_or(|ttl| read_at.elapsed() < ttl)
+        {
+            return Ok(Some(status));
+        }
+        let read_at = Instant::now();
+        let status = store::status(&self.db, id)
+            .await?
+            .map(|name| Status::parse(&name));
+        match status {
+            None | Some(Status::Removed) => {
+                self.forget(id);
+                Ok(None)
+            }
+            Some(status) => {
+                self.entries
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(id, (status, read_at));
+                Ok(Some(status))
+            }
+        }
+    }
+
+    /// Call after every change of a row's status.
+    pub(crate) fn forget(&self, id: Uuid) {
+        self.entries
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
+    }
+}

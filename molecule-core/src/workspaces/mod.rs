@@ -1,0 +1,139 @@
+//! Workspaces: creating, reading and deleting them, and booting their agents.
+
+mod agent_config;
+mod connection;
+mod create;
+mod delete;
+mod directory;
+mod environment;
+mod model;
+mod payload;
+mod provision;
+mod recovery;
+pub(crate) mod routes;
+mod store;
+mod template;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_hooks::{Clock, WorkspaceContext};
+use uuid::Uuid;
+
+pub(crate) use directory::Directory;
+pub(crate) use model::{Status, Workspace};
+
+use crate::auth::Auth;
+use crate::backend::SharedBackend;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::hooks::HookRunner;
+use crate::redact::Redactor;
+use crate::secrets::Secrets;
+use crate::store::Db;
+use crate::supervisor::Supervisor;
+use provision::Provisioner;
+
+/// How often rows without a working server are looked for.
+const RECOVERY_EVERY: Duration = Duration::from_secs(5);
+/// How often started agents that never registered are looked for.
+const TIMEOUT_SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often the backend's holdings are compared with the rows.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything this room works with.
+pub(crate) struct Services {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) db: Db,
+    pub(crate) auth: Auth,
+    pub(crate) secrets: Secrets,
+    pub(crate) hooks: HookRunner,
+    pub(crate) backend: SharedBackend,
+    pub(crate) events: Events,
+    pub(crate) directory: Directory,
+    pub(crate) redactor: Redactor,
+    pub(crate) supervisor: Supervisor,
+    /// URL under which agents reach this server, no trailing slash.
+    pub(crate) platform_url: String,
+}
+
+/// The room's service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Workspaces {
+    services: Arc<Services>,
+    provisioner: Provisioner,
+}
+
+impl Workspaces {
+    pub(crate) fn new(services: Services) -> Self {
+        let services = Arc::new(services);
+        let provisioner = Provisioner::new(Arc::clone(&services));
+        Self {
+            services,
+            provisioner,
+        }
+    }
+
+    /// Takes over what an earlier run left and starts the loops.
+    pub(crate) async fn start(&self) -> sqlx::Result<()> {
+        if let Db::Sqlite(_) = self.services.db {
+            // Nobody else can be working on this file: no lease is alive.
+            store::drop_leases(&self.services.db).await?;
+        }
+        let supervisor = &self.services.supervisor;
+        let this = self.clone();
+        supervisor.every("provision-recovery", RECOVERY_EVERY, move || {
+            let this = this.clone();
+            async move { this.recover_abandoned().await }
+        });
+        let this = self.clone();
+        supervisor.every("provision-timeout-sweep", TIMEOUT_SWEEP_EVERY, move || {
+            let this = this.clone();
+            async move { this.sweep_timed_out().await }
+        });
+        let sweeper = recovery::Sweeper::default();
+        let this = self.clone();
+        supervisor.every("orphan-sweeper", SWEEP_EVERY, move || {
+            let (this, sweeper) = (this.clone(), sweeper.clone());
+            async move { this.sweep_orphans(&sweeper).await }
+        });
+        Ok(())
+    }
+
+    /// All workspaces that were not removed, oldest first.
+    pub(crate) async fn list(&self) -> Result<Vec<Workspace>> {
+        Ok(store::list(&self.services.db).await?)
+    }
+
+    /// One workspace, removed or not.
+    ///
+    /// # Errors
+    /// 404 `workspace not found`.
+    pub(crate) async fn get(&self, id: Uuid) -> Result<Workspace> {
+        store::find(&self.services.db, id)
+            .await?
+            .ok_or_else(|| Error::not_found("workspace not found"))
+    }
+
+    /// What a token provider may know of the workspace called `id`.
+    ///
+    /// # Errors
+    /// 404 `workspace not found`, also for removed ones.
+    pub(crate) async fn hook_context(&self, id: &str) -> Result<WorkspaceContext> {
+        let not_found = || Error::not_found("workspace not found");
+        let id = Uuid::parse_str(id).map_err(|_| not_found())?;
+        let workspace = self.get(id).await?;
+        match workspace.status() {
+            Status::Removed => Err(not_found()),
+            _ => Ok(workspace.hook_context()),
+        }
+    }
+
+    /// The in-memory facts of this room.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.services.directory
+    }
+}

@@ -1,0 +1,173 @@
+//! `/workspaces`.
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use http::header::HOST;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use super::model::Status;
+use super::payload::CreateWorkspace;
+use super::view::{WorkspaceDetail, WorkspaceListItem, rfc3339};
+use crate::app::App;
+use crate::auth::AdminAuth;
+use crate::error::Error;
+use crate::http::{ApiResult, ErrorBody, Json, JsonBody};
+
+pub(crate) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create_workspace, list_workspaces))
+        .routes(routes!(get_workspace, delete_workspace))
+}
+
+#[utoipa::path(
+    post,
+    path = "/workspaces",
+    tag = "workspaces",
+    request_body = CreateWorkspace,
+    responses(
+        (status = 201, description = "accepted; the agent boots in the background"),
+        (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody),
+        (status = 409, body = ErrorBody),
+        (status = 413, body = ErrorBody),
+        (status = 500, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    )
+)]
+async fn create_workspace(
+    _: AdminAuth,
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: JsonBody,
+) -> ApiResult<Response> {
+    let payload: CreateWorkspace = body.decode("invalid workspace payload")?;
+    let url = external_url(&app, &headers);
+    let created = app.workspaces.create(payload, &url).await?;
+    Ok((StatusCode::CREATED, Json(created.0)).into_response())
+}
+
+/// The configured URL, else how the caller reached us.
+fn external_url(app: &App, headers: &HeaderMap) -> String {
+    if let Some(url) = &app.config.server.external_url {
+        return url.trim_end_matches('/').to_owned();
+    }
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let scheme = match header("x-forwarded-proto") {
+        Some("https") => "https",
+        _ => "http",
+    };
+    let host = header("x-forwarded-host")
+        .or_else(|| header(HOST.as_str()))
+        .unwrap_or("localhost");
+    format!("{scheme}://{host}")
+}
+
+#[utoipa::path(
+    get,
+    path = "/workspaces",
+    tag = "workspaces",
+    responses(
+        (status = 200, body = [WorkspaceListItem]),
+        (status = 401, body = ErrorBody),
+        (status = 500, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    )
+)]
+async fn list_workspaces(
+    _: AdminAuth,
+    State(app): State<App>,
+) -> ApiResult<Json<Vec<WorkspaceListItem>>> {
+    let rows = app.workspaces.list().await?;
+    Ok(Json(rows.into_iter().map(Into::into).collect()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct GetQuery {
+    /// `true` also answers for a removed workspace.
+    include_removed: Option<String>,
+}
+
+#[utoipa::path(
+    get,
+    path = "/workspaces/{id}",
+    tag = "workspaces",
+    params(("id" = String, Path, description = "workspace UUID"), GetQuery),
+    security(()),
+    responses(
+        (status = 200, body = WorkspaceDetail),
+        (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 410, body = ErrorBody, description = "the workspace was removed"),
+        (status = 500, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    )
+)]
+async fn get_workspace(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<GetQuery>,
+) -> ApiResult<Json<WorkspaceDetail>> {
+    let workspace = app.workspaces.get(workspace_id(&id)?).await?;
+    let removed = workspace.status() == Status::Removed;
+    if removed && query.include_removed.as_deref() != Some("true") {
+        return Err(Error::gone("workspace removed")
+            .with("id", workspace.id.to_string())
+            .with("removed_at", workspace.removed_at.map(rfc3339))
+            .with(
+                "hint",
+                "Regenerate workspace + token from the canvas → Tokens tab",
+            )
+            .into());
+    }
+    Ok(Json(workspace.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DeleteQuery {
+    /// `true` deletes sub-workspaces as well.
+    confirm: Option<String>,
+    /// `true` deletes the row and all that hangs on it.
+    purge: Option<String>,
+}
+
+#[utoipa::path(
+    delete,
+    path = "/workspaces/{id}",
+    tag = "workspaces",
+    params(("id" = String, Path, description = "workspace UUID"), DeleteQuery),
+    responses(
+        (status = 200, description = "removed or purged; also for an unknown id"),
+        (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "it has sub-workspaces"),
+        (status = 500, body = ErrorBody, description = "compute could not be stopped; retry"),
+        (status = 503, body = ErrorBody),
+    )
+)]
+async fn delete_workspace(
+    _: AdminAuth,
+    State(app): State<App>,
+    Path(id): Path<String>,
+    Query(query): Query<DeleteQuery>,
+) -> ApiResult<Response> {
+    let set = |flag: &Option<String>| flag.as_deref() == Some("true");
+    let id = workspace_id(&id)?;
+    let done = app
+        .workspaces
+        .delete(id, set(&query.confirm), set(&query.purge))
+        .await?;
+    let body = json!({ "status": done.status, "cascade_deleted": done.cascade_deleted });
+    Ok(Json(body).into_response())
+}
+
+fn workspace_id(text: &str) -> Result<Uuid, Error> {
+    Uuid::parse_str(text).map_err(|_| Error::invalid("invalid workspace ID"))
+}

@@ -1,0 +1,388 @@
+//! SQL of workspaces.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::model::Workspace;
+use super::payload::NewWorkspace;
+use crate::backend::Instance;
+use crate::secrets::Sealed;
+use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT w.id, w.name, w.role, w.tier, w.status, w.runtime, w.model, w.template, w.external,
+                    w.url, w.agent_card, w.parent_id, w.workspace_dir, w.workspace_access,
+                    w.awareness_namespace, w.budget_limit, w.monthly_spend, w.max_concurrent_tasks,
+                    w.active_tasks, w.last_error_rate, w.last_sample_error, w.uptime_seconds,
+                    w.current_task, w.instance_id, w.last_outbound_at, w.removed_at,
+                    COALESCE(c.x, 0.0) AS x, COALESCE(c.y, 0.0) AS y,
+                    COALESCE(c.collapsed, FALSE) AS collapsed
+             FROM workspaces w LEFT JOIN canvas_layouts c ON c.workspace_id = w.id ",
+            $rest
+        )
+    };
+}
+
+statement!(FIND, select!("WHERE w.id = $1"));
+statement!(
+    LIST,
+    select!("WHERE w.status <> 'removed' ORDER BY w.created_at, w.id")
+);
+
+pub(super) async fn find(db: &Db, id: Uuid) -> sqlx::Result<Option<Workspace>> {
+    with_db!(db, |pool| sqlx::query_as(FIND)
+        .bind(id)
+        .fetch_optional(pool)
+        .await)
+}
+
+pub(super) async fn list(db: &Db) -> sqlx::Result<Vec<Workspace>> {
+    with_db!(db, |pool| sqlx::query_as(LIST).fetch_all(pool).await)
+}
+
+statement!(
+    INSERT,
+    "INSERT INTO workspaces (id, name, role, tier, status, runtime, model, template, external, url,
+                             delivery_mode, parent_id, workspace_dir, workspace_access,
+                             awareness_namespace, budget_limit, max_concurrent_tasks,
+                             provisioning_started_at, provision_lease_until, created_at, updated_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $18, $18)"
+);
+statement!(
+    INSERT_CANVAS,
+    "INSERT INTO canvas_layouts (workspace_id, x, y) VALUES ($1, $2, $3)"
+);
+
+/// The columns of a new row that the payload does not hold.
+pub(super) struct NewRow<'a> {
+    pub(super) id: Uuid,
+    pub(super) status: &'a str,
+    pub(super) runtime: &'a str,
+    pub(super) url: &'a str,
+    pub(super) awareness_namespace: &'a str,
+    pub(super) lease_until: Option<DateTime<Utc>>,
+    pub(super) now: DateTime<Utc>,
+}
+
+pub(super) async fn insert(tx: &mut Tx, new: &NewWorkspace, row: &NewRow<'_>) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| {
+        sqlx::query(INSERT)
+            .bind(row.id)
+            .bind(&new.name)
+            .bind(&new.role)
+            .bind(new.tier)
+            .bind(row.status)
+            .bind(row.runtime)
+            .bind(&new.model)
+            .bind(&new.template)
+            .bind(new.external)
+            .bind(row.url)
+            .bind(&new.delivery_mode)
+            .bind(new.parent_id)
+            .bind(&new.workspace_dir)
+            .bind(&new.workspace_access)
+            .bind(row.awareness_namespace)
+            .bind(new.budget_limit)
+            .bind(new.max_concurrent_tasks)
+            .bind(row.now)
+            .bind(row.lease_until)
+            .execute(&mut *conn)
+            .await?;
+        sqlx::query(INSERT_CANVAS)
+            .bind(row.id)
+            .bind(new.canvas.x)
+            .bind(new.canvas.y)
+            .execute(conn)
+            .await
+            .map(drop)
+    })
+}
+
+statement!(
+    LIVE_ID,
+    "SELECT id FROM workspaces WHERE id = $1 AND status <> 'removed'"
+);
+
+pub(super) async fn exists(tx: &mut Tx, id: Uuid) -> sqlx::Result<bool> {
+    let found: Option<Uuid> = with_tx!(tx, |conn| sqlx::query_scalar(LIVE_ID)
+        .bind(id)
+        .fetch_optional(conn)
+        .await?);
+    Ok(found.is_some())
+}
+
+statement!(
+    CLAIM_LEASE,
+    "UPDATE workspaces SET provision_lease_until = $3
+     WHERE id = $1 AND status = 'provisioning' AND provisioned_at IS NULL
+       AND (provision_lease_until IS NULL OR provision_lease_until < $2)"
+);
+
+/// Takes over a provision whose server is gone. True for the one winner.
+pub(super) async fn claim_lease(
+    db: &Db,
+    id: Uuid,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(CLAIM_LEASE)
+        .bind(id)
+        .bind(now)
+        .bind(until)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    RENEW_LEASE,
+    "UPDATE workspaces SET provision_lease_until = $2 WHERE id = $1 AND provisioned_at IS NULL AND status = 'provisioning'"
+);
+
+pub(super) async fn renew_lease(
+    db: &Db,
+    id: Uuid,
+    until: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
+    with_db!(db, |pool| sqlx::query(RENEW_LEASE)
+        .bind(id)
+        .bind(until)
+        .execute(pool)
+        .await
+        .map(drop))
+}
+
+statement!(
+    ABANDONED,
+    "SELECT id FROM workspaces
+     WHERE status = 'provisioning' AND provisioned_at IS NULL AND external = FALSE
+       AND (provision_lease_until IS NULL OR provision_lease_until < $1)
+     ORDER BY created_at LIMIT 100"
+);
+
+/// Provisions that nobody works on.
+pub(super) async fn abandoned(db: &Db, now: DateTime<Utc>) -> sqlx::Result<Vec<Uuid>> {
+    with_db!(db, |pool| sqlx::query_scalar(ABANDONED)
+        .bind(now)
+        .fetch_all(pool)
+        .await)
+}
+
+statement!(
+    DROP_LEASES,
+    "UPDATE workspaces SET provision_lease_until = NULL WHERE status = 'provisioning' AND provisioned_at IS NULL"
+);
+
+/// Forgets all leases: right only where this process is the only server.
+pub(super) async fn drop_leases(db: &Db) -> sqlx::Result<()> {
+    with_db!(db, |pool| sqlx::query(DROP_LEASES)
+        .execute(pool)
+        .await
+        .map(drop))
+}
+
+statement!(
+    RECORD_INSTANCE,
+    "UPDATE workspaces SET url = $2, instance_id = $3, provisioned_at = $4, provision_lease_until = NULL, updated_at = $4
+     WHERE id = $1 AND status <> 'removed'"
+);
+
+/// True unless the workspace was removed meanwhile.
+pub(super) async fn record_instance(
+    db: &Db,
+    id: Uuid,
+    instance: &Instance,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(RECORD_INSTANCE)
+        .bind(id)
+        .bind(&instance.url)
+        .bind(&instance.instance_id)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    SET_INBOUND,
+    "UPDATE workspaces SET inbound_secret = $2, inbound_secret_version = $3 WHERE id = $1"
+);
+
+pub(super) async fn set_inbound_secret(tx: &mut Tx, id: Uuid, sealed: &Sealed) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| sqlx::query(SET_INBOUND)
+        .bind(id)
+        .bind(&sealed.bytes)
+        .bind(sealed.version)
+        .execute(conn)
+        .await
+        .map(drop))
+}
+
+statement!(
+    MARK_FAILED,
+    "UPDATE workspaces SET status = 'failed', last_sample_error = $2, provision_lease_until = NULL, url = '', updated_at = $3
+     WHERE id = $1 AND status = 'provisioning'"
+);
+
+/// True when the row was still provisioning.
+pub(super) async fn mark_failed(
+    tx: &mut Tx,
+    id: Uuid,
+    text: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_tx!(tx, |conn| sqlx::query(MARK_FAILED)
+        .bind(id)
+        .bind(text)
+        .bind(now)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    UPSERT_CONFIG,
+    "INSERT INTO workspace_config (workspace_id, data) VALUES ($1, $2)
+     ON CONFLICT (workspace_id) DO UPDATE SET data = excluded.data"
+);
+
+pub(super) async fn put_config(tx: &mut Tx, id: Uuid, data: &Value) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| sqlx::query(UPSERT_CONFIG)
+        .bind(id)
+        .bind(Json(data))
+        .execute(conn)
+        .await
+        .map(drop))
+}
+
+statement!(
+    TIMED_OUT,
+    "SELECT id, runtime FROM workspaces
+     WHERE status = 'provisioning' AND provisioned_at IS NOT NULL AND external = FALSE AND provisioned_at < $1
+     ORDER BY provisioned_at LIMIT 100"
+);
+
+/// A started workspace whose agent never came.
+pub(super) struct TimedOut {
+    pub(super) id: Uuid,
+    pub(super) runtime: String,
+}
+from_row!(TimedOut { id, runtime });
+
+pub(super) async fn timed_out(db: &Db, before: DateTime<Utc>) -> sqlx::Result<Vec<TimedOut>> {
+    with_db!(db, |pool| sqlx::query_as(TIMED_OUT)
+        .bind(before)
+        .fetch_all(pool)
+        .await)
+}
+
+/// A workspace below another one.
+pub(super) struct Child {
+    pub(super) id: Uuid,
+    pub(super) name: String,
+}
+from_row!(Child { id, name });
+
+statement!(
+    CHILDREN,
+    "SELECT id, name FROM workspaces WHERE parent_id = $1 AND status <> 'removed' ORDER BY created_at, id"
+);
+
+pub(super) async fn children(db: &Db, id: Uuid) -> sqlx::Result<Vec<Child>> {
+    with_db!(db, |pool| sqlx::query_as(CHILDREN)
+        .bind(id)
+        .fetch_all(pool)
+        .await)
+}
+
+statement!(
+    /// UNION, not UNION ALL: a cycle of parents ends instead of running on.
+    DESCENDANTS,
+    "WITH RECURSIVE below (id) AS (
+         SELECT id FROM workspaces WHERE parent_id = $1 AND status <> 'removed'
+         UNION
+         SELECT w.id FROM workspaces w JOIN below b ON w.parent_id = b.id WHERE w.status <> 'removed'
+     )
+     SELECT id FROM below WHERE id <> $1"
+);
+
+pub(super) async fn descendants(tx: &mut Tx, id: Uuid) -> sqlx::Result<Vec<Uuid>> {
+    with_tx!(tx, |conn| sqlx::query_scalar(DESCENDANTS)
+        .bind(id)
+        .fetch_all(conn)
+        .await)
+}
+
+statement!(
+    MARK_REMOVED,
+    "UPDATE workspaces SET status = 'removed', removed_at = COALESCE(removed_at, $2), url = '',
+            provision_lease_until = NULL, enrolment_hash = NULL, updated_at = $2
+     WHERE id = $1"
+);
+statement!(
+    DELETE_CANVAS,
+    "DELETE FROM canvas_layouts WHERE workspace_id = $1"
+);
+
+pub(super) async fn mark_removed(tx: &mut Tx, id: Uuid, now: DateTime<Utc>) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| {
+        sqlx::query(MARK_REMOVED)
+            .bind(id)
+            .bind(now)
+            .execute(&mut *conn)
+            .await?;
+        sqlx::query(DELETE_CANVAS)
+            .bind(id)
+            .execute(conn)
+            .await
+            .map(drop)
+    })
+}
+
+statement!(
+    CLEAR_INSTANCE,
+    "UPDATE workspaces SET instance_id = NULL WHERE id = $1"
+);
+
+pub(super) async fn clear_instance(db: &Db, id: Uuid) -> sqlx::Result<()> {
+    with_db!(db, |pool| sqlx::query(CLEAR_INSTANCE)
+        .bind(id)
+        .execute(pool)
+        .await
+        .map(drop))
+}
+
+statement!(
+    ORPHAN_CHILDREN,
+    "UPDATE workspaces SET parent_id = NULL WHERE parent_id = $1"
+);
+statement!(
+    /// Tokens, secrets, configuration and layout go with the row.
+    PURGE,
+    "DELETE FROM workspaces WHERE id = $1 AND status = 'removed'"
+);
+
+pub(super) async fn purge(tx: &mut Tx, id: Uuid) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| {
+        sqlx::query(ORPHAN_CHILDREN)
+            .bind(id)
+            .execute(&mut *conn)
+            .await?;
+        sqlx::query(PURGE).bind(id).execute(conn).await.map(drop)
+    })
+}
+
+statement!(STATUS, "SELECT status FROM workspaces WHERE id = $1");
+
+/// The stored status, if there is a row.
+pub(super) async fn status(db: &Db, id: Uuid) -> sqlx::Result<Option<String>> {
+    with_db!(db, |pool| sqlx::query_scalar(STATUS)
+        .bind(id)
+        .fetch_optional(pool)
+        .await)
+}

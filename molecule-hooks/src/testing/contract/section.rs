@@ -1,0 +1,327 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::config::{ConfigField, RawConfig};
+use crate::descriptor::HookDescriptor;
+use crate::env_mutator::EnvMutator;
+use crate::error::{HookError, HookErrorKind};
+
+use super::HookContract;
+use super::findings::Findings;
+use super::secrets::{PLANTED, Secrets};
+
+/// Checks everything that happens before the first call, and builds the hook.
+pub(super) fn check(
+    contract: &HookContract,
+    name: &str,
+    secrets: &mut Secrets,
+    findings: &mut Findings,
+) -> Option<Arc<dyn EnvMutator>> {
+    let mut linked = HookDescriptor::linked()
+        .into_iter()
+        .filter(|descriptor| descriptor.name == name);
+    let first = linked.next();
+    findings.require("not-linked", first.is_some(), || {
+        let crate_name = name.replace('-', "_");
+        format!("no linked hook is called {name:?}; add `use {crate_name} as _;` to the test")
+    });
+    findings.require("linked-twice", linked.next().is_none(), || {
+        format!("two linked hooks are called {name:?}")
+    });
+    let descriptor = first?;
+    check_description(descriptor, findings);
+    check_fields(descriptor, findings);
+
+    let section = Section {
+        contract,
+        descriptor,
+    };
+    let hook = section.check_valid(secrets, findings);
+    section.check_unknown_key(secrets, findings);
+    section.check_empty(secrets, findings);
+    section.check_examples(secrets, findings);
+    section.check_required(secrets, findings);
+    section.check_hostile(secrets, findings);
+    hook
+}
+
+fn check_description(descriptor: &HookDescriptor, findings: &mut Findings) {
+    let text = descriptor.description;
+    let good = !text.trim().is_empty() && text.lines().count() == 1;
+    findings.require("bad-description", good, || {
+        "the description must be one line and not empty".to_owned()
+    });
+}
+
+fn check_fields(descriptor: &HookDescriptor, findings: &mut Findings) {
+    let listed: Vec<&str> = descriptor.fields.iter().map(|field| field.name).collect();
+    let twice = (1..listed.len()).find(|&at| listed[..at].contains(&listed[at]));
+    findings.require("field-listed-twice", twice.is_none(), || {
+        format!("FIELDS lists {:?} twice", listed[twice.unwrap_or_default()])
+    });
+    let Some(decoded) = descriptor.decoded_keys() else {
+        return;
+    };
+    for name in &listed {
+        findings.require("field-not-decoded", decoded.contains(name), || {
+            format!("FIELDS lists {name:?}, which the config type does not read")
+        });
+    }
+    for name in decoded {
+        findings.require("key-not-in-fields", listed.contains(name), || {
+            format!("the config type reads {name:?}; without an entry in FIELDS nobody can set it")
+        });
+    }
+}
+
+/// How an attempt to build the hook ended.
+enum Attempt {
+    Built(Arc<dyn EnvMutator>),
+    Skipped,
+    Refused(HookError),
+    Panicked,
+}
+
+struct Section<'a> {
+    contract: &'a HookContract,
+    descriptor: &'static HookDescriptor,
+}
+
+impl Section<'_> {
+    fn check_valid(
+        &self,
+        secrets: &mut Secrets,
+        findings: &mut Findings,
+    ) -> Option<Arc<dyn EnvMutator>> {
+        let values = self.contract.section.clone();
+        for field in self.descriptor.fields.iter().filter(|f| f.secret) {
+            let in_section = values.get(field.name).and_then(Value::as_str);
+            let in_env = field.env.and_then(|name| self.contract.env.get(name));
+            in_section.into_iter().for_each(|text| secrets.add(text));
+            in_env.into_iter().for_each(|text| secrets.add(text));
+        }
+        let attempt = self.attempt(values, None, secrets, findings);
+        let refused = match &attempt {
+            Attempt::Refused(error) => Some(secrets.show(error)),
+            _ => None,
+        };
+        findings.require("valid-section-refused", refused.is_none(), || {
+            refused.unwrap_or_default()
+        });
+        let skipped = matches!(attempt, Attempt::Skipped);
+        findings.require("valid-section-skipped", !skipped, || {
+            "give the contract a section that builds the hook".to_owned()
+        });
+        let Attempt::Built(hook) = attempt else {
+            return None;
+        };
+        findings.require("name-mismatch", hook.name() == self.descriptor.name, || {
+            format!(
+                "registered as {:?}, calls itself {:?}",
+                self.descriptor.name,
+                hook.name()
+            )
+        });
+        Some(hook)
+    }
+
+    fn check_unknown_key(&self, secrets: &mut Secrets, findings: &mut Findings) {
+        let values = self.with("a-key-no-hook-has", json!(true));
+        let attempt = self.attempt(values, None, secrets, findings);
+        let accepted = matches!(attempt, Attempt::Built(_) | Attempt::Skipped);
+        findings.require("unknown-key-accepted", !accepted, || {
+            "a section with an unknown key builds".to_owned()
+        });
+    }
+
+    fn check_empty(&self, secrets: &mut Secrets, findings: &mut Findings) {
+        let raw = RawConfig::default();
+        let kind = match self.build(&raw, secrets, findings) {
+            Attempt::Refused(error) => Some(error.kind()),
+            _ => None,
+        };
+        let good = matches!(kind, None | Some(HookErrorKind::Config));
+        findings.require("empty-section", good, || {
+            "the empty section must build, be skipped (Ok(None)) or be a HookError::config"
+                .to_owned()
+        });
+    }
+
+    /// Each example on top of the valid section, and, for fields that exclude
+    /// each other, on top of the required ones only. One of the two must do.
+    fn check_examples(&self, secrets: &mut Secrets, findings: &mut Findings) {
+        for field in self.descriptor.fields {
+            let Some(example) = field.example.and_then(yaml_scalar) else {
+                continue;
+            };
+            let full = self.with(field.name, example.clone());
+            let mut least = self.values();
+            least.retain(|key, _| {
+                let required = |f: &&ConfigField| f.required && f.name == key;
+                self.descriptor.fields.iter().any(|f| required(&f))
+            });
+            least.insert(field.name.to_owned(), example);
+            let refusals: Vec<HookError> = [full, Value::Object(least)]
+                .into_iter()
+                .map(|values| self.raw(values, Some(field)))
+                .filter_map(|raw| {
+                    let raw = match raw {
+                        Ok(raw) => raw,
+                        Err(error) => return Some(error),
+                    };
+                    catch_unwind(AssertUnwindSafe(|| self.descriptor.check(&raw)))
+                        .unwrap_or(Ok(()))
+                        .err()
+                })
+                .collect();
+            findings.require("example-refused", refusals.len() < 2, || {
+                format!(
+                    "the example of {:?}: {}",
+                    field.name,
+                    secrets.show(&refusals[0])
+                )
+            });
+        }
+    }
+
+    fn check_required(&self, secrets: &mut Secrets, findings: &mut Findings) {
+        for field in self.descriptor.fields.iter().filter(|f| f.required) {
+            let mut values = self.values();
+            values.remove(field.name);
+            values.remove(&format!("{}_file", field.name));
+            let attempt = self.attempt(Value::Object(values), Some(field), secrets, findings);
+            let built = matches!(attempt, Attempt::Built(_));
+            findings.require("required-not-required", !built, || {
+                format!(
+                    "it builds without {:?}, which FIELDS marks as required",
+                    field.name
+                )
+            });
+        }
+    }
+
+    /// Odd values for every field. Whether they are refused is the hook's own
+    /// business; panics and leaks are noted on the way.
+    fn check_hostile(&self, secrets: &mut Secrets, findings: &mut Findings) {
+        for field in self.descriptor.fields {
+            for value in hostile_values(field.secret) {
+                let values = self.with(field.name, value);
+                self.attempt(values, Some(field), secrets, findings);
+            }
+        }
+    }
+
+    /// Builds from `values`, with the environment the contract was given except
+    /// for what would set `without`.
+    fn attempt(
+        &self,
+        values: Value,
+        without: Option<&ConfigField>,
+        secrets: &mut Secrets,
+        findings: &mut Findings,
+    ) -> Attempt {
+        match self.raw(values, without) {
+            Ok(raw) => self.build(&raw, secrets, findings),
+            Err(error) => Attempt::Refused(error),
+        }
+    }
+
+    fn raw(&self, values: Value, without: Option<&ConfigField>) -> Result<RawConfig, HookError> {
+        let mut env = self.contract.env.clone();
+        if let Some(name) = without.and_then(|field| field.env) {
+            env.remove(name);
+            env.remove(&format!("{name}_FILE"));
+        }
+        RawConfig::new(values)?
+            .overlay(self.descriptor.fields, &env)
+            .map_err(|problems| HookError::config(problems.join("; ")))
+    }
+
+    fn build(&self, raw: &RawConfig, secrets: &mut Secrets, findings: &mut Findings) -> Attempt {
+        let context = &self.contract.context;
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            // Both on purpose: a host may check without building.
+            let checked = self.descriptor.check(raw);
+            (checked, self.descriptor.build(raw, context))
+        }));
+        findings.require("config-panics", built.is_ok(), || {
+            format!("a section with the keys {raw:?} makes it panic")
+        });
+        match built {
+            Ok((checked, built)) => {
+                if let Err(error) = &checked {
+                    secrets.check_error(error, findings);
+                }
+                match built {
+                    Ok(Some(hook)) => Attempt::Built(hook),
+                    Ok(None) => Attempt::Skipped,
+                    Err(error) => {
+                        secrets.check_error(&error, findings);
+                        Attempt::Refused(error)
+                    }
+                }
+            }
+            Err(_) => Attempt::Panicked,
+        }
+    }
+
+    fn values(&self) -> Map<String, Value> {
+        self.contract
+            .section
+            .as_object()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn with(&self, key: &str, value: Value) -> Value {
+        let mut values = self.values();
+        // Otherwise the twin would make this a conflict.
+        values.remove(&format!("{key}_file"));
+        values.insert(key.to_owned(), value);
+        Value::Object(values)
+    }
+}
+
+/// The planted text goes into secret fields only; a message may well repeat the
+/// value of a visible one.
+fn hostile_values(secret: bool) -> Vec<Value> {
+    let text = if secret { PLANTED } else { "some text" };
+    vec![
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(""),
+        json!(" \t\n"),
+        json!("\0"),
+        json!("é\u{202e}\u{1F916}"),
+        json!("../../.."),
+        json!("http://[::1:99999/%zz"),
+        json!("x".repeat(100_000)),
+        json!(text),
+        json!(format!("  https://user:{text}@example.org/{text}  ")),
+        json!([]),
+        json!([text]),
+        json!({}),
+        json!({ text: text }),
+    ]
+}
+
+/// An example as it would stand in YAML. None for flow collections that are not
+/// JSON and for blocks: reading those takes a YAML parser.
+fn yaml_scalar(text: &str) -> Option<Value> {
+    if let Ok(value) = serde_json::from_str(text) {
+        return Some(value);
+    }
+    let collection = text.starts_with(['[', '{']) || text.contains('\n');
+    let quoted = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\''));
+    match (collection, quoted) {
+        (true, _) => None,
+        (false, Some(inner)) => Some(Value::String(inner.replace("''", "'"))),
+        (false, None) => Some(Value::String(text.to_owned())),
+    }
+}

@@ -1,0 +1,14 @@
+use molecule_hooks::{BuildContext, BuildResult, NoConfig, register_hook};
+
+fn build(_: NoConfig, _: &BuildContext) -> BuildResult {
+    Ok(None)
+}
+
+register_hook! {
+    description: "The name must come first",
+    name: "subject",
+    config: NoConfig,
+    build: build,
+}
+
+fn main() {}
