@@ -25,8 +25,9 @@ use crate::supervisor::Supervisor;
 use crate::workspaces::{Directory, Services, Workspaces};
 use crate::{identity, telemetry};
 
-/// Why a server could not start.
-#[derive(Debug, thiserror::Error)]
+/// Why a server could not start. `Debug` prints the same text as `Display`, so
+/// that `fn main() -> Result<(), StartError>` shows a readable message.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The configuration is wrong.
@@ -46,6 +47,12 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+impl std::fmt::Debug for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<StoreError> for StartError {
@@ -338,6 +345,7 @@ pub(crate) async fn choose_backend(
         BackendChoice::Process => {
             let dir = config.backend.process.dir.clone();
             let dir = dir.unwrap_or_else(|| config.data_dir.0.join("process"));
+            let dir = std::path::absolute(dir).map_err(|error| StartError::Backend(error.to_string()))?;
             let process = config.backend.process.clone();
             Ok(Arc::new(ProcessBackend::new(
                 process,

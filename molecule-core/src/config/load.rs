@@ -59,8 +59,9 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// Everything that is wrong with the configuration. `Display` is a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Everything that is wrong with the configuration. `Display` and `Debug` are the
+/// same list.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConfigError {
     /// One sentence per problem, naming the field, the cause and the fix.
@@ -77,6 +78,12 @@ impl fmt::Display for ConfigError {
         self.problems
             .iter()
             .try_for_each(|problem| write!(f, "\n  - {problem}"))
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
