@@ -345,7 +345,8 @@ pub(crate) async fn choose_backend(
         BackendChoice::Process => {
             let dir = config.backend.process.dir.clone();
             let dir = dir.unwrap_or_else(|| config.data_dir.0.join("process"));
-            let dir = std::path::absolute(dir).map_err(|error| StartError::Backend(error.to_string()))?;
+            let dir =
+                std::path::absolute(dir).map_err(|error| StartError::Backend(error.to_string()))?;
             let process = config.backend.process.clone();
             Ok(Arc::new(ProcessBackend::new(
                 process,

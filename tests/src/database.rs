@@ -49,7 +49,10 @@ impl TestDatabase {
             Engine::Sqlite => {
                 let dir = tempfile::tempdir().expect("a temporary directory");
                 let url = format!("sqlite://{}", dir.path().join("test.db").display());
-                Self { url, keep: Keep::Sqlite { _dir: dir } }
+                Self {
+                    url,
+                    keep: Keep::Sqlite { _dir: dir },
+                }
             }
             Engine::Postgres => {
                 let server = std::env::var(URL_VARIABLE).unwrap_or_else(|_| {
@@ -61,7 +64,10 @@ impl TestDatabase {
                 let name = format!("molecule_test_{}", Uuid::new_v4().simple());
                 admin(&server, format!("CREATE DATABASE {name}")).await;
                 let (base, _) = server.rsplit_once('/').expect("a database in the URL");
-                Self { url: format!("{base}/{name}"), keep: Keep::Postgres { server, name } }
+                Self {
+                    url: format!("{base}/{name}"),
+                    keep: Keep::Postgres { server, name },
+                }
             }
         }
     }
@@ -76,7 +82,9 @@ impl TestDatabase {
     pub async fn dump(&self) -> String {
         match &self.keep {
             Keep::Sqlite { .. } => {
-                let mut connection = sqlx::SqliteConnection::connect(&self.url).await.expect("connect");
+                let mut connection = sqlx::SqliteConnection::connect(&self.url)
+                    .await
+                    .expect("connect");
                 let tables: Vec<String> =
                     sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
                         .fetch_all(&mut connection)
@@ -84,13 +92,15 @@ impl TestDatabase {
                         .expect("tables");
                 let mut text = String::new();
                 for table in tables {
-                    let columns: Vec<String> =
-                        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT name FROM pragma_table_info('{table}')")))
-                            .fetch_all(&mut connection)
-                            .await
-                            .expect("columns");
+                    let columns: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+                        "SELECT name FROM pragma_table_info('{table}')"
+                    )))
+                    .fetch_all(&mut connection)
+                    .await
+                    .expect("columns");
                     for column in columns {
-                        let sql = format!("SELECT COALESCE(CAST({column} AS BLOB), x'') FROM {table}");
+                        let sql =
+                            format!("SELECT COALESCE(CAST({column} AS BLOB), x'') FROM {table}");
                         let values: Vec<Vec<u8>> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
                             .fetch_all(&mut connection)
                             .await
@@ -105,16 +115,20 @@ impl TestDatabase {
             }
             Keep::Postgres { .. } => {
                 let mut connection = PgConnection::connect(&self.url).await.expect("connect");
-                let tables: Vec<String> =
-                    sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
-                        .fetch_all(&mut connection)
-                        .await
-                        .expect("tables");
+                let tables: Vec<String> = sqlx::query_scalar(
+                    "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'",
+                )
+                .fetch_all(&mut connection)
+                .await
+                .expect("tables");
                 let mut text = String::new();
                 for table in tables {
                     // bytea prints as hex otherwise, which would hide plain text.
                     let sql = format!("SELECT t::text FROM {table} t");
-                    connection.execute("SET bytea_output = 'escape'").await.expect("setting");
+                    connection
+                        .execute("SET bytea_output = 'escape'")
+                        .await
+                        .expect("setting");
                     let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
                         .fetch_all(&mut connection)
                         .await
@@ -131,12 +145,20 @@ impl TestDatabase {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         match &self.keep {
             Keep::Sqlite { .. } => {
-                let mut connection = sqlx::SqliteConnection::connect(&self.url).await.expect("connect");
-                sqlx::query(sql).execute(&mut connection).await.expect("statement");
+                let mut connection = sqlx::SqliteConnection::connect(&self.url)
+                    .await
+                    .expect("connect");
+                sqlx::query(sql)
+                    .execute(&mut connection)
+                    .await
+                    .expect("statement");
             }
             Keep::Postgres { .. } => {
                 let mut connection = PgConnection::connect(&self.url).await.expect("connect");
-                sqlx::query(sql).execute(&mut connection).await.expect("statement");
+                sqlx::query(sql)
+                    .execute(&mut connection)
+                    .await
+                    .expect("statement");
             }
         }
     }
@@ -146,12 +168,20 @@ impl TestDatabase {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         match &self.keep {
             Keep::Sqlite { .. } => {
-                let mut connection = sqlx::SqliteConnection::connect(&self.url).await.expect("connect");
-                sqlx::query_scalar(sql).fetch_one(&mut connection).await.expect("count")
+                let mut connection = sqlx::SqliteConnection::connect(&self.url)
+                    .await
+                    .expect("connect");
+                sqlx::query_scalar(sql)
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("count")
             }
             Keep::Postgres { .. } => {
                 let mut connection = PgConnection::connect(&self.url).await.expect("connect");
-                sqlx::query_scalar(sql).fetch_one(&mut connection).await.expect("count")
+                sqlx::query_scalar(sql)
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("count")
             }
         }
     }
@@ -161,16 +191,23 @@ async fn admin(server: &str, sql: String) {
     let mut connection = PgConnection::connect(server)
         .await
         .unwrap_or_else(|error| panic!("{URL_VARIABLE}: the server does not answer: {error}"));
-    connection.execute(sqlx::AssertSqlSafe(sql)).await.expect("administer the test server");
+    connection
+        .execute(sqlx::AssertSqlSafe(sql))
+        .await
+        .expect("administer the test server");
 }
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let Keep::Postgres { server, name } = &self.keep else { return };
+        let Keep::Postgres { server, name } = &self.keep else {
+            return;
+        };
         let (server, name) = (server.clone(), name.clone());
         // Drop is not async and may run inside a runtime: a thread of its own.
         let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             if let Ok(runtime) = runtime {
                 runtime.block_on(async {
                     if let Ok(mut connection) = PgConnection::connect(&server).await {

@@ -92,7 +92,10 @@ impl FakeBackend {
         let id = Uuid::parse_str(id).expect("a UUID");
         self.state(|state| {
             let spec = state.running.get(&id).expect("a running workspace");
-            spec.env.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+            spec.env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.expose().to_owned()))
+                .collect()
         })
     }
 
@@ -116,14 +119,23 @@ impl WorkspaceBackend for FakeBackend {
         "127.0.0.1"
     }
 
-    async fn start(&self, spec: &StartSpec, cancel: &CancellationToken) -> Result<Instance, BackendError> {
+    async fn start(
+        &self,
+        spec: &StartSpec,
+        cancel: &CancellationToken,
+    ) -> Result<Instance, BackendError> {
         let id = spec.workspace_id;
         let fault = self.state(|state| {
             state.starts.push(spec.clone());
             state.fault.clone()
         });
         match fault {
-            Fault::StartFails(reason) => return Err(BackendError::Failed { operation: "start", reason }),
+            Fault::StartFails(reason) => {
+                return Err(BackendError::Failed {
+                    operation: "start",
+                    reason,
+                });
+            }
             Fault::StartPanics(text) => panic!("{text}"),
             Fault::StartHangs => {
                 cancel.cancelled().await;
@@ -137,7 +149,10 @@ impl WorkspaceBackend for FakeBackend {
             state.running.insert(id, spec.clone());
             state.storage.insert(id);
         });
-        Ok(Instance { instance_id: format!("fake-{id}"), url: "http://127.0.0.1:9".to_owned() })
+        Ok(Instance {
+            instance_id: format!("fake-{id}"),
+            url: "http://127.0.0.1:9".to_owned(),
+        })
     }
 
     async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError> {
@@ -145,7 +160,10 @@ impl WorkspaceBackend for FakeBackend {
             state.stops.push(instance.workspace_id);
             if state.fault == Fault::StopFails {
                 let reason = "secret-backend-detail".to_owned();
-                return Err(BackendError::Failed { operation: "stop", reason });
+                return Err(BackendError::Failed {
+                    operation: "stop",
+                    reason,
+                });
             }
             state.running.remove(&instance.workspace_id);
             Ok(())
@@ -163,7 +181,10 @@ impl WorkspaceBackend for FakeBackend {
         self.state(|state| {
             if state.fault == Fault::RemoveFails {
                 let reason = "in use".to_owned();
-                return Err(BackendError::Failed { operation: "remove", reason });
+                return Err(BackendError::Failed {
+                    operation: "remove",
+                    reason,
+                });
             }
             state.storage.remove(&workspace_id);
             Ok(())
@@ -172,7 +193,12 @@ impl WorkspaceBackend for FakeBackend {
 
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
         Ok(self.state(|state| {
-            let ids: BTreeSet<Uuid> = state.running.keys().chain(&state.storage).copied().collect();
+            let ids: BTreeSet<Uuid> = state
+                .running
+                .keys()
+                .chain(&state.storage)
+                .copied()
+                .collect();
             ids.into_iter()
                 .map(|workspace_id| ManagedInstance {
                     workspace_id,

@@ -23,7 +23,10 @@ impl FnHook {
         name: &'static str,
         mutate: impl Fn(&WorkspaceContext, &mut EnvMap) -> Result<(), HookError> + Send + Sync + 'static,
     ) -> Self {
-        Self { name, mutate: Box::new(mutate) }
+        Self {
+            name,
+            mutate: Box::new(mutate),
+        }
     }
 }
 
@@ -33,7 +36,11 @@ impl EnvMutator for FnHook {
         self.name
     }
 
-    async fn mutate_env(&self, workspace: &WorkspaceContext, env: &mut EnvMap) -> Result<(), HookError> {
+    async fn mutate_env(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+    ) -> Result<(), HookError> {
         (self.mutate)(workspace, env)
     }
 }
@@ -68,7 +75,10 @@ impl FnTokens {
         F: Fn(TokenRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Token, HookError>> + Send + 'static,
     {
-        Self { scope, mint: Arc::new(move |request| Box::pin(mint(request))) }
+        Self {
+            scope,
+            mint: Arc::new(move |request| Box::pin(mint(request))),
+        }
     }
 }
 

@@ -35,7 +35,11 @@ impl Request {
 
     /// Sets a JSON body.
     pub fn json(self, body: Value) -> Self {
-        Self(self.0.header("content-type", "application/json").body(body.to_string()))
+        Self(
+            self.0
+                .header("content-type", "application/json")
+                .body(body.to_string()),
+        )
     }
 
     /// Sets a body of raw bytes.
@@ -48,7 +52,11 @@ impl Request {
         let response = self.0.send().await.expect("a reply");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("a body");
-        Reply { status, headers, text }
+        Reply {
+            status,
+            headers,
+            text,
+        }
     }
 }
 
@@ -71,6 +79,11 @@ impl Reply {
     /// Fails unless status and error text are these.
     #[track_caller]
     pub fn assert_error(&self, status: u16, error: &str) {
-        assert_eq!((self.status, self.error().as_str()), (status, error), "{}", self.text);
+        assert_eq!(
+            (self.status, self.error().as_str()),
+            (status, error),
+            "{}",
+            self.text
+        );
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use molecule_hooks::Registry;
+use molecule_hooks::{HookDescriptor, Registry};
 
 use crate::config::{Config, ConfigError, Sources, example};
 use crate::server::StartError;
@@ -89,8 +89,6 @@ enum Failure {
     #[error("{0}")]
     Config(#[from] ConfigError),
     #[error("{0}")]
-    Hooks(#[from] molecule_hooks::RegistryError),
-    #[error("{0}")]
     Start(StartError),
     #[error("{0}")]
     Other(#[from] anyhow::Error),
@@ -99,7 +97,7 @@ enum Failure {
 impl Failure {
     fn code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::Hooks(_) => ExitCode::from(BAD_CONFIG),
+            Self::Config(_) => ExitCode::from(BAD_CONFIG),
             Self::Start(_) | Self::Other(_) => ExitCode::FAILURE,
         }
     }
@@ -146,28 +144,20 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
 /// What start-up, `config check` and `doctor` all do first. Problems of the
 /// configuration and of the hooks are reported together.
 fn load(file: Option<PathBuf>) -> Result<(Config, Registry), Failure> {
-    let sources = Sources::of_process(file);
-    let config = match Config::from_sources(sources) {
-        Ok(config) => config,
-        Err(error) => return Err(error.into()),
-    };
-    let unknown: Vec<String> = config
-        .hooks
-        .timeouts_secs
-        .keys()
-        .filter(|name| {
-            !molecule_hooks::HookDescriptor::linked()
-                .iter()
-                .any(|d| d.name == name.as_str())
-        })
-        .map(|name| format!("hooks.timeouts_secs.{name}: no hook of that name is linked"))
-        .collect();
-    let registry = Registry::from_linked(&config.hooks_config());
-    match (unknown.is_empty(), registry) {
-        (true, registry) => Ok((config, registry?)),
-        (false, Ok(_)) => Err(ConfigError { problems: unknown }.into()),
-        (false, Err(error)) => {
-            let problems = unknown.into_iter().chain(error.problems).collect();
+    let (config, mut problems) = Config::with_problems(Sources::of_process(file));
+    let linked = HookDescriptor::linked();
+    for name in config.hooks.timeouts_secs.keys() {
+        if !linked.iter().any(|hook| hook.name == name.as_str()) {
+            problems.push(format!(
+                "hooks.timeouts_secs.{name}: no hook of that name is linked"
+            ));
+        }
+    }
+    match Registry::from_linked(&config.hooks_config()) {
+        Ok(registry) if problems.is_empty() => Ok((config, registry)),
+        Ok(_) => Err(ConfigError { problems }.into()),
+        Err(error) => {
+            problems.extend(error.problems);
             Err(ConfigError { problems }.into())
         }
     }

@@ -98,7 +98,8 @@ impl ConfigError {
     }
 }
 
-pub(super) fn load(sources: Sources) -> Result<Config, ConfigError> {
+/// Decodes everything that can be decoded and lists everything that cannot.
+pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     let mut problems = Vec::new();
     let mut root = match &sources.file {
         Some(path) => read_file(path).unwrap_or_else(|problem| {
@@ -125,10 +126,7 @@ pub(super) fn load(sources: Sources) -> Result<Config, ConfigError> {
     secret_files(&mut config, &mut problems);
     config.hooks.env = sources.env;
     problems.extend(validate::problems(&config));
-    match problems.is_empty() {
-        true => Ok(config),
-        false => Err(ConfigError { problems }),
-    }
+    (config, problems)
 }
 
 fn read_file(path: &Path) -> Result<Map<String, Value>, String> {

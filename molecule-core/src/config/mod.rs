@@ -6,6 +6,8 @@ mod environment;
 mod example;
 mod load;
 mod sections;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::path::PathBuf;
@@ -80,6 +82,16 @@ impl Config {
     /// # Errors
     /// As [`load`](Config::load).
     pub fn from_sources(sources: Sources) -> Result<Self, ConfigError> {
+        let (config, problems) = load::load(sources);
+        match problems.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError { problems }),
+        }
+    }
+
+    /// The configuration as far as it can be read, and what is wrong with it: for
+    /// callers that have more problems to report.
+    pub(crate) fn with_problems(sources: Sources) -> (Self, Vec<String>) {
         load::load(sources)
     }
 

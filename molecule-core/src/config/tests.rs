@@ -1,0 +1,177 @@
+//! Loading: all problems at once, nothing secret in any of them.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use super::{Config, Environment, Sources, example};
+
+fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn load(yaml: &str, pairs: &[(&str, &str)]) -> Result<Config, super::ConfigError> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(yaml.as_bytes()).unwrap();
+    Config::from_sources(Sources::new(Some(file.path().to_owned()), env(pairs)))
+}
+
+const DEV: (&str, &str) = ("MOLECULE_ENV", "development");
+
+#[test]
+fn the_example_decodes_to_exactly_the_defaults() {
+    let key = "0123456789abcdef0123456789abcdef";
+    let secrets = [
+        ("ADMIN_TOKEN", "an-administrator-token"),
+        ("SECRETS_ENCRYPTION_KEY", key),
+    ];
+    let mut from_example = load(&example(), &secrets).unwrap();
+    let mut defaults = Config::from_sources(Sources::new(None, env(&secrets))).unwrap();
+    for config in [&mut from_example, &mut defaults] {
+        config.hooks.env.clear();
+    }
+    assert_eq!(format!("{from_example:?}"), format!("{defaults:?}"));
+}
+
+#[test]
+fn every_problem_is_listed_and_no_secret_is_quoted() {
+    let yaml = "
+environment: production
+server: { port: many, tls: true }
+databse: {}
+auth: { admin_token: [hunter2-in-a-list] }
+secrets: { encryption_key: not-a-key-hunter2 }
+backend: { kind: teleport, process: { command: 5 } }
+";
+    let error = load(
+        yaml,
+        &[
+            ("PROVISION_TIMEOUT_SECONDS", "soon"),
+            ("PLATFORM_URL", "nonsense"),
+        ],
+    )
+    .unwrap_err();
+    let text = error.to_string();
+    for expected in [
+        "server.port",
+        "tls",
+        "databse",
+        "auth.admin_token",
+        "secrets.encryption_key",
+        "backend.kind",
+        "backend.process.command",
+        "PROVISION_TIMEOUT_SECONDS",
+        "server.platform_url",
+    ] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_empty_variables_do_not_count() {
+    let config = load("server: { port: 1 }", &[DEV, ("PORT", "2")]).unwrap();
+    assert_eq!(config.server.port, 2);
+    let config = load("server: { port: 1 }", &[DEV, ("PORT", " ")]).unwrap();
+    assert_eq!(config.server.port, 1);
+}
+
+#[test]
+fn one_enum_for_the_environment_with_aliases_in_any_case() {
+    let secrets = [
+        ("ADMIN_TOKEN", "an-administrator-token"),
+        ("SECRETS_ENCRYPTION_KEY", "0123456789abcdef0123456789abcdef"),
+    ];
+    for (value, expected) in [
+        ("dev", Environment::Development),
+        ("Development", Environment::Development),
+        ("PROD", Environment::Production),
+        ("production", Environment::Production),
+        ("", Environment::Production),
+        ("staging", Environment::Staging),
+    ] {
+        let mut pairs = secrets.to_vec();
+        pairs.push(("MOLECULE_ENV", value));
+        assert_eq!(load("", &pairs).unwrap().environment, expected, "{value:?}");
+    }
+    assert!(
+        load("", &[("MOLECULE_ENV", "prodction")])
+            .unwrap_err()
+            .to_string()
+            .contains("environment")
+    );
+}
+
+#[test]
+fn outside_development_an_administrator_and_a_key_are_required() {
+    let text = load("", &[]).unwrap_err().to_string();
+    assert!(
+        text.contains("ADMIN_TOKEN") && text.contains("SECRETS_ENCRYPTION_KEY"),
+        "{text}"
+    );
+    let text = load("", &[("MOLECULE_ENV", "staging")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("ADMIN_TOKEN") && !text.contains("SECRETS_ENCRYPTION_KEY"),
+        "{text}"
+    );
+    assert!(load("", &[DEV]).unwrap().is_fail_open());
+}
+
+#[test]
+fn a_set_but_invalid_key_is_fatal_everywhere() {
+    let text = load("", &[DEV, ("SECRETS_ENCRYPTION_KEY", "too-short")])
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("secrets.encryption_key"), "{text}");
+}
+
+#[test]
+fn a_secret_file_is_read_and_not_mixed_with_the_value() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "token-from-a-file").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = load("", &[DEV, ("ADMIN_TOKEN_FILE", path)]).unwrap();
+    assert_eq!(
+        config.auth.admin_token.unwrap().expose(),
+        "token-from-a-file"
+    );
+    let both = load(
+        "",
+        &[
+            DEV,
+            ("ADMIN_TOKEN_FILE", path),
+            ("ADMIN_TOKEN", "token-from-env"),
+        ],
+    );
+    assert!(both.unwrap_err().to_string().contains("not both"));
+}
+
+#[test]
+fn tier_limits_come_from_their_variables() {
+    let config = load(
+        "",
+        &[DEV, ("TIER3_MEMORY_MB", "77"), ("TIER2_CPU_SHARES", "88")],
+    )
+    .unwrap();
+    assert_eq!(config.backend.docker.memory_mb, [512, 77, 4096]);
+    assert_eq!(config.backend.docker.cpu_shares, [88, 2048, 4096]);
+    assert!(load("", &[DEV, ("TIER4_MEMORY_MB", "-1")]).is_err());
+}
+
+#[test]
+fn files_that_are_no_configuration_are_named() {
+    for yaml in ["- a\n- b", "a: [", "just text"] {
+        assert!(load(yaml, &[DEV]).is_err(), "{yaml}");
+    }
+    let missing = Sources::new(Some("/nonexistent/molecule.yaml".into()), env(&[DEV]));
+    assert!(
+        Config::from_sources(missing)
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be read")
+    );
+}
