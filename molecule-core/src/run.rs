@@ -18,11 +18,10 @@ pub async fn run(config: Config, registry: Registry) -> Result<(), StartError> {
     let builder = Server::builder(config, registry).with_logs();
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let mut server = builder.start().await?;
+    let server = builder.start().await?;
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("received SIGINT"),
         _ = terminate.recv() => tracing::info!("received SIGTERM"),
-        () = server.failed() => {}
     }
     tokio::select! {
         () = server.shutdown() => {}

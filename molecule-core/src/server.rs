@@ -159,13 +159,6 @@ impl Server {
         let _ = tokio::time::timeout(last, self.app.db.close()).await;
         tracing::info!(took_ms = started.elapsed().as_millis() as u64, "stopped");
     }
-
-    /// Ends when the server can no longer accept connections by itself.
-    pub(crate) async fn failed(&mut self) {
-        if let Ok(Err(error)) = (&mut self.serving).await {
-            tracing::error!(%error, "the listener failed");
-        }
-    }
 }
 
 impl ServerBuilder {

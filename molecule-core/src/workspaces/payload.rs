@@ -59,6 +59,16 @@ pub(crate) struct CreateWorkspace {
     max_concurrent_tasks: Option<i64>,
     /// Place on the canvas.
     canvas: Option<Canvas>,
+    /// Accepted and not stored yet; the log says so.
+    initial_memories: Option<Vec<InitialMemory>>,
+}
+
+/// A memory to start with.
+#[derive(Debug, Deserialize, ToSchema)]
+#[expect(dead_code, reason = "checked for its type only")]
+struct InitialMemory {
+    content: Option<String>,
+    scope: Option<String>,
 }
 
 /// A place on the canvas.
@@ -160,6 +170,9 @@ impl CreateWorkspace {
             if !parsed.is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
                 return Err(fields("url must be an http:// or https:// URL".into()));
             }
+        }
+        if self.initial_memories.is_some_and(|memories| !memories.is_empty()) {
+            tracing::warn!("initial_memories are not stored by this version");
         }
         let canvas = self.canvas.unwrap_or_default();
         if !canvas.x.is_finite() || !canvas.y.is_finite() {
