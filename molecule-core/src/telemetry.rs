@@ -17,6 +17,13 @@ const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0]
 /// call in a process wins; later ones change nothing.
 pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // These log whole requests, environments of containers included, whatever the
+    // operator asked for.
+    let quiet = ["bollard=info", "hyper=info", "hyper_util=info", "reqwest=info"];
+    let filter = quiet
+        .iter()
+        .filter_map(|directive| directive.parse().ok())
+        .fold(filter, EnvFilter::add_directive);
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(RedactingWriter(redactor.clone()));

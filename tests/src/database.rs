@@ -35,8 +35,8 @@ pub struct TestDatabase {
 }
 
 enum Keep {
-    Sqlite { _dir: TempDir },
-    Postgres { server: String, name: String },
+    Sqlite { _dir: Option<TempDir> },
+    Postgres { server: String, name: String, owned: bool },
 }
 
 impl TestDatabase {
@@ -51,7 +51,7 @@ impl TestDatabase {
                 let url = format!("sqlite://{}", dir.path().join("test.db").display());
                 Self {
                     url,
-                    keep: Keep::Sqlite { _dir: dir },
+                    keep: Keep::Sqlite { _dir: Some(dir) },
                 }
             }
             Engine::Postgres => {
@@ -66,7 +66,7 @@ impl TestDatabase {
                 let (base, _) = server.rsplit_once('/').expect("a database in the URL");
                 Self {
                     url: format!("{base}/{name}"),
-                    keep: Keep::Postgres { server, name },
+                    keep: Keep::Postgres { server, name, owned: true },
                 }
             }
         }
@@ -75,6 +75,36 @@ impl TestDatabase {
     /// URL of the database.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// A second handle on the same database, for a second server or a check from
+    /// outside; the database goes with the first handle.
+    pub fn share(&self) -> Self {
+        let keep = match &self.keep {
+            Keep::Sqlite { .. } => Keep::Sqlite { _dir: None },
+            Keep::Postgres { server, name, .. } => {
+                Keep::Postgres { server: server.clone(), name: name.clone(), owned: false }
+            }
+        };
+        Self { url: self.url.clone(), keep }
+    }
+
+    /// As [`share`](Self::share), reached through another port of this machine.
+    /// PostgreSQL only.
+    pub fn through(&self, port: u16) -> Self {
+        let mut shared = self.share();
+        let (before, rest) = shared.url.split_once("://").expect("a URL");
+        let (authority, name) = rest.split_once('/').expect("a database in the URL");
+        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+        shared.url = format!("{before}://{user}@127.0.0.1:{port}/{name}");
+        shared
+    }
+
+    /// Host and port of the PostgreSQL server.
+    pub fn server_address(&self) -> &str {
+        let (_, rest) = self.url.split_once("://").expect("a URL");
+        let authority = rest.split('/').next().unwrap_or_default();
+        authority.rsplit('@').next().unwrap_or_default()
     }
 
     /// Every value of every row of every table, as text: for tests that look for
@@ -199,7 +229,7 @@ async fn admin(server: &str, sql: String) {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let Keep::Postgres { server, name } = &self.keep else {
+        let Keep::Postgres { server, name, owned: true } = &self.keep else {
             return;
         };
         let (server, name) = (server.clone(), name.clone());

@@ -18,7 +18,8 @@ pub struct Reply {
 }
 
 impl Request {
-    pub(crate) fn new(client: reqwest::Client, method: &str, url: &str) -> Self {
+    /// A request to a whole URL, for servers that are no [`TestApp`](crate::TestApp).
+    pub fn new(client: reqwest::Client, method: &str, url: &str) -> Self {
         let method = method.parse().expect("a method");
         Self(client.request(method, url))
     }

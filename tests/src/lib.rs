@@ -58,14 +58,17 @@ pub struct TestAppBuilder {
     clock: Clock,
     backend: Arc<FakeBackend>,
     fake: bool,
+    logs: bool,
 }
 
 impl TestApp {
     /// A server in development mode (no administrator token) with the fake
     /// backend and an encryption key.
     pub fn builder(engine: Engine) -> TestAppBuilder {
-        let mut config = Config::default();
-        config.environment = Environment::Development;
+        let mut config = Config {
+            environment: Environment::Development,
+            ..Config::default()
+        };
         config.server.address = [127, 0, 0, 1].into();
         config.server.port = 0;
         config.server.shutdown_timeout_secs = 10;
@@ -77,6 +80,7 @@ impl TestApp {
             clock: Clock::system(),
             backend: Arc::default(),
             fake: true,
+            logs: false,
         }
     }
 
@@ -181,6 +185,14 @@ impl TestAppBuilder {
         self
     }
 
+    /// Logs to standard error with this filter, as a deployed server does. Works
+    /// once per process.
+    pub fn logs(mut self, filter: &str) -> Self {
+        self.config.log.filter = filter.to_owned();
+        self.logs = true;
+        self
+    }
+
     /// Starts the server on a fresh database.
     pub async fn start(self) -> TestApp {
         let database = TestDatabase::create(self.engine).await;
@@ -195,6 +207,9 @@ impl TestAppBuilder {
         let mut builder = Server::builder(self.config, self.registry).clock(self.clock);
         if self.fake {
             builder = builder.backend(self.backend.clone());
+        }
+        if self.logs {
+            builder = builder.with_logs();
         }
         let server = builder.start().await.expect("the server starts");
         let client = reqwest::Client::builder()

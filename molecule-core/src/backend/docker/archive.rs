@@ -47,43 +47,79 @@ pub(super) fn pipe() -> (
     )
 }
 
-/// Writes the config directory: its root, the template, the files.
-pub(super) async fn write_configs<W>(out: W, spec: &StartSpec) -> Result<(), ArchiveError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
-    let mut archive = Archive::new(out);
-    archive.folder(".").await?;
-    if let Some(root) = spec.template_dir.clone() {
+/// What an archive holds.
+pub(super) struct Content<'a> {
+    /// Folders at its root, to be handed to the agent.
+    pub(super) folders: &'a [&'a str],
+    /// Where template and files go: empty, or a folder name with a slash.
+    pub(super) prefix: &'a str,
+    /// Whose template and files go there.
+    pub(super) spec: Option<&'a StartSpec>,
+}
+
+impl Content<'_> {
+    /// Writes the archive.
+    pub(super) async fn write<W>(&self, out: W) -> Result<(), ArchiveError>
+    where
+        W: AsyncWrite + Unpin + Send,
+    {
+        let mut archive = Archive::new(out);
+        for folder in self.folders {
+            archive.folder(folder).await?;
+        }
+        if let Some(spec) = self.spec {
+            self.write_template(&mut archive, spec).await?;
+            self.write_files(&mut archive, spec).await?;
+        }
+        archive.finish().await
+    }
+
+    async fn write_template<W>(
+        &self,
+        archive: &mut Archive<W>,
+        spec: &StartSpec,
+    ) -> Result<(), ArchiveError>
+    where
+        W: AsyncWrite + Unpin + Send,
+    {
+        let Some(root) = spec.template_dir.clone() else {
+            return Ok(());
+        };
         for entry in off_thread(move || template::walk(&root)).await? {
             match entry {
-                TemplateEntry::Folder(name) => archive.folder(&name).await?,
+                TemplateEntry::Folder(name) => {
+                    archive.folder(&format!("{}{name}", self.prefix)).await?;
+                }
                 TemplateEntry::File(file) => {
-                    let (name, mode) = (file.name.clone(), file.mode);
+                    let (name, mode) = (format!("{}{}", self.prefix, file.name), file.mode);
                     let content = off_thread(move || file.read()).await?;
                     archive.file(&name, mode, &content).await?;
                 }
             }
         }
+        Ok(())
     }
-    for file in &spec.files {
-        let name = template::check_name(&file.path)?;
-        for parent in template::parents(name) {
-            archive.folder(parent).await?;
-        }
-        archive.file(name, file.mode & 0o777, &file.content).await?;
-    }
-    archive.finish().await
-}
 
-/// Writes only the root, which hands a new folder to the agent's user.
-pub(super) async fn write_root<W>(out: W) -> Result<(), ArchiveError>
-where
-    W: AsyncWrite + Unpin + Send,
-{
-    let mut archive = Archive::new(out);
-    archive.folder(".").await?;
-    archive.finish().await
+    async fn write_files<W>(
+        &self,
+        archive: &mut Archive<W>,
+        spec: &StartSpec,
+    ) -> Result<(), ArchiveError>
+    where
+        W: AsyncWrite + Unpin + Send,
+    {
+        for file in &spec.files {
+            let name = template::check_name(&file.path)?;
+            for parent in template::parents(name) {
+                archive.folder(&format!("{}{parent}", self.prefix)).await?;
+            }
+            let name = format!("{}{name}", self.prefix);
+            archive
+                .file(&name, file.mode & 0o777, &file.content)
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 async fn off_thread<T: Send + 'static>(
@@ -114,7 +150,7 @@ impl<W: AsyncWrite + Unpin + Send> Archive<W> {
         if self.folders.insert(name.to_owned()) {
             let mut header = header(EntryType::Directory, FOLDER_MODE, 0);
             self.builder
-                .append_data(&mut header, format!("{name}/"), io_empty())
+                .append_data(&mut header, format!("{name}/"), &[][..])
                 .await?;
         }
         Ok(())
@@ -129,10 +165,6 @@ impl<W: AsyncWrite + Unpin + Send> Archive<W> {
         let mut out = self.builder.into_inner().await?;
         Ok(tokio::io::AsyncWriteExt::shutdown(&mut out).await?)
     }
-}
-
-fn io_empty() -> &'static [u8] {
-    &[]
 }
 
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {

@@ -15,7 +15,7 @@ use crate::config::backend::DockerConfig;
 /// Where the config volume is mounted.
 pub(super) const CONFIG_PATH: &str = "/configs";
 /// Where the agent works.
-pub(super) const WORKSPACE_PATH: &str = "/workspace";
+const WORKSPACE_PATH: &str = "/workspace";
 /// The port agents listen on.
 pub(super) const AGENT_PORT: &str = "8000/tcp";
 /// User and group of an agent that starts without any privilege to drop.
@@ -108,21 +108,22 @@ pub(super) struct Shape<'a> {
     pub(super) workspace: &'a Workspace,
     pub(super) env: &'a [(String, Secret)],
     pub(super) labels: Labels,
-    /// Processors of the daemon; it refuses to promise more. Zero if unknown.
-    pub(super) processors: i64,
+    /// Id of the network it joins.
+    pub(super) network: &'a str,
 }
 
 impl Shape<'_> {
-    /// The request that creates the container.
-    pub(super) fn body(self) -> ContainerCreateBody {
+    /// Name of the container and the request that creates it. `processors` is how
+    /// many the daemon has: it refuses to promise more. Zero if unknown.
+    pub(super) fn body(self, processors: i64) -> (String, ContainerCreateBody) {
         let id = self.spec.workspace_id;
-        let network = self.config.network.clone();
+        let network = self.network.to_owned();
         let endpoint = EndpointSettings {
             aliases: Some(names::containers(id).into()),
             ..EndpointSettings::default()
         };
         let sealed = Tier::of(self.spec.tier) == Tier::Sealed;
-        ContainerCreateBody {
+        let body = ContainerCreateBody {
             image: Some(self.image.to_owned()),
             // Without capabilities not even root may read the agent's files or
             // become the agent's user, so it starts as that user.
@@ -135,16 +136,34 @@ impl Shape<'_> {
             ),
             exposed_ports: Some(vec![AGENT_PORT.to_owned()]),
             stop_timeout: Some(STOP_TIMEOUT_SECS),
-            host_config: Some(self.host_config(network.clone())),
+            host_config: Some(self.host_config(network.clone(), processors)),
             networking_config: Some(NetworkingConfig {
                 endpoints_config: Some(HashMap::from([(network, endpoint)])),
             }),
             labels: Some(self.labels),
             ..ContainerCreateBody::default()
-        }
+        };
+        (names::container(id), body)
     }
 
-    fn host_config(&self, network: String) -> HostConfig {
+    /// Name and request of a container that is never started: it has the config
+    /// volume, and unlike a sealed one a root through which that can be reached.
+    pub(super) fn seed(self) -> (String, ContainerCreateBody) {
+        let mounts = self.mounts().into_iter().take(1).collect();
+        let body = ContainerCreateBody {
+            image: Some(self.image.to_owned()),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                mounts: Some(mounts),
+                ..HostConfig::default()
+            }),
+            labels: Some(self.labels),
+            ..ContainerCreateBody::default()
+        };
+        (names::seed(self.spec.workspace_id), body)
+    }
+
+    fn host_config(&self, network: String, processors: i64) -> HostConfig {
         let tier = Tier::of(self.spec.tier);
         let confined = tier <= Tier::Standard;
         let sealed = tier == Tier::Sealed;
@@ -172,7 +191,7 @@ impl Shape<'_> {
             privileged: Some(false),
             pids_limit: Some(PROCESS_LIMITS[usize::from(!confined)]),
             memory: megabytes(self.config.memory_mb[tier.limit()]),
-            nano_cpus: nano_cpus(self.config.cpu_shares[tier.limit()], self.processors),
+            nano_cpus: nano_cpus(self.config.cpu_shares[tier.limit()], processors),
             security_opt: confined.then(|| vec!["no-new-privileges:true".to_owned()]),
             cap_drop: confined.then(|| vec!["ALL".to_owned()]),
             cap_add: (confined && !sealed).then(|| {
@@ -269,12 +288,12 @@ mod tests {
             spec: &spec,
             config: &DockerConfig::default(),
             image: "image",
+            network: "network",
             workspace: &Workspace::of(&spec).unwrap(),
             env: &[],
             labels: Labels::new(),
-            processors: 2,
         };
-        shape.body().host_config.unwrap()
+        shape.body(2).1.host_config.unwrap()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::transport;
 use crate::backend::BackendError;
@@ -18,6 +18,7 @@ pub(super) struct Daemon {
     client: Docker,
     negotiated: OnceCell<Docker>,
     processors: OnceCell<i64>,
+    network: Mutex<()>,
     timeout: Duration,
 }
 
@@ -27,6 +28,7 @@ impl Daemon {
             client: transport::client(config)?,
             negotiated: OnceCell::new(),
             processors: OnceCell::new(),
+            network: Mutex::new(()),
             timeout: Duration::from_secs(config.timeout_secs.max(1)),
         })
     }
@@ -34,6 +36,11 @@ impl Daemon {
     /// What a usual call may take.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Held while the shared network is looked for and made.
+    pub(super) async fn network_turn(&self) -> MutexGuard<'_, ()> {
+        self.network.lock().await
     }
 
     /// The client, after it and the daemon agreed on a version of the protocol.

@@ -136,7 +136,7 @@ impl WorkspaceBackend for DockerBackend {
             instance: ours,
             ..
         } = &*self.inner;
-        for name in names::containers(instance.workspace_id) {
+        for name in names::all_containers(instance.workspace_id) {
             if let Found::Ours(id, _) = objects::find(daemon, &name, ours).await.map_err(failed)? {
                 objects::remove(daemon, &id).await.map_err(failed)?;
             }

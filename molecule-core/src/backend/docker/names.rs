@@ -34,6 +34,11 @@ pub(super) fn containers(workspace: Uuid) -> [String; 2] {
     [container(workspace), short(workspace)]
 }
 
+/// A container that only ever exists while a new volume is prepared.
+pub(super) fn seed(workspace: Uuid) -> String {
+    format!("ws-{workspace}-seed")
+}
+
 /// Volume with the agent's configuration.
 pub(super) fn config_volume(workspace: Uuid) -> String {
     format!("ws-{workspace}-configs")
@@ -42,6 +47,11 @@ pub(super) fn config_volume(workspace: Uuid) -> String {
 /// Volume with the agent's work.
 pub(super) fn workspace_volume(workspace: Uuid) -> String {
     format!("ws-{workspace}-workspace")
+}
+
+/// Every name under which a container of a workspace may have been left.
+pub(super) fn all_containers(workspace: Uuid) -> [String; 3] {
+    [container(workspace), short(workspace), seed(workspace)]
 }
 
 /// Labels for a new object of `workspace`.

@@ -176,8 +176,8 @@ async fn persist<F>(settled: bool, attempt: impl Fn() -> F) -> Result<(), CallEr
 where
     F: Future<Output = Result<Progress, CallError>>,
 {
-    const ATTEMPTS: u32 = 6;
-    const PAUSE: Duration = Duration::from_millis(400);
+    const ATTEMPTS: u32 = 8;
+    const PAUSE: Duration = Duration::from_millis(500);
     let mut last = Ok(());
     for _ in 0..ATTEMPTS {
         match attempt().await {

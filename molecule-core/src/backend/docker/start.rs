@@ -1,19 +1,20 @@
 //! Starting a workspace: steps, and how each is taken back.
 
+mod guard;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::archive::{self, ArchiveError};
-use super::container::{AGENT_PORT, CONFIG_PATH, Shape, WORKSPACE_PATH, Workspace};
+use super::archive::{self, ArchiveError, Content};
+use super::container::{AGENT_PORT, CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
 use super::image::{self, Image};
 use super::objects::{self, Found};
@@ -24,9 +25,6 @@ use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
 
 /// What one step may take to be undone.
 const UNDO_BOUND: Duration = Duration::from_secs(30);
-/// How long a cancelled start waits for the answer to a request that changes
-/// something, so that it knows what there is to undo.
-const SETTLE: Duration = Duration::from_secs(5);
 /// An agent that ends within this time of its start never ran.
 const GRACE: Duration = Duration::from_millis(300);
 /// How often, and how long apart, the daemon is asked for the port.
@@ -43,7 +41,7 @@ pub(super) async fn run(
 ) -> Result<Instance, BackendError> {
     let mut undo = UndoStack::default();
     let start = Start {
-        scrub: Scrubber::of(&spec),
+        scrub: Arc::new(Scrubber::of(&spec)),
         attempt: Uuid::new_v4(),
         inner,
         spec,
@@ -60,7 +58,7 @@ struct Start {
     inner: Arc<Inner>,
     spec: StartSpec,
     cancel: CancellationToken,
-    scrub: Scrubber,
+    scrub: Arc<Scrubber>,
     /// Written onto everything that is made here.
     attempt: Uuid,
 }
@@ -69,11 +67,13 @@ impl Start {
     async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
         let image = image::reference(&self.inner.config, &self.spec.runtime)?;
         let workspace = Workspace::of(&self.spec)?;
-        self.ensure_network().await?;
+        let env = agent_env(&self.spec, CONFIG_PATH, Vec::new())?;
+        let network = self.ensure_network().await?;
         // Before the old container goes: without an image it had better stay.
         self.ensure_image(&image).await?;
         let id = self.spec.workspace_id;
-        self.ensure_volume(undo, "create config volume", names::config_volume(id))
+        let new_configs = self
+            .ensure_volume(undo, "create config volume", names::config_volume(id))
             .await?;
         let new_workspace = match workspace {
             Workspace::Volume => {
@@ -84,11 +84,40 @@ impl Start {
             _ => false,
         };
         self.remove_stale().await?;
-        let container = self.create(undo, &image, &workspace).await?;
-        self.upload_configs(&container).await?;
-        if new_workspace {
-            self.hand_over_workspace(&container).await?;
+        let shape = || Shape {
+            spec: &self.spec,
+            config: &self.inner.config,
+            image: &image,
+            network: &network,
+            workspace: &workspace,
+            env: &env,
+            labels: names::labels(&self.inner.instance, id, self.attempt),
+        };
+        let sealed = workspace == Workspace::Nothing;
+        if sealed && new_configs {
+            let seed = self
+                .create(undo, "create seed container", shape().seed())
+                .await?;
+            self.upload(
+                &seed,
+                "/",
+                Content {
+                    folders: &["configs"],
+                    prefix: "",
+                    spec: None,
+                },
+            )
+            .await?;
+            self.write(objects::remove_and_wait(&self.inner.daemon, &seed))
+                .await
+                .map_err(|error| self.error("remove seed container", error))?;
         }
+        let processors = self.processors().await?;
+        let container = self
+            .create(undo, "create container", shape().body(processors))
+            .await?;
+        // Everything is in place before the agent looks for it.
+        self.upload_files(&container, sealed, new_workspace).await?;
         self.start(&container).await?;
         let url = self.find_url(&container).await?;
         Ok(Instance {
@@ -97,7 +126,7 @@ impl Start {
         })
     }
 
-    async fn ensure_network(&self) -> Result<(), BackendError> {
+    async fn ensure_network(&self) -> Result<String, BackendError> {
         // Shared by all workspaces, so never undone.
         self.write(network::ensure(
             &self.inner.daemon,
@@ -143,7 +172,11 @@ impl Start {
         );
         let request = VolumeCreateRequest {
             name: Some(name),
-            labels: Some(self.labels()),
+            labels: Some(names::labels(
+                &self.inner.instance,
+                self.spec.workspace_id,
+                self.attempt,
+            )),
             ..VolumeCreateRequest::default()
         };
         // Answers with the old volume when there is one.
@@ -169,7 +202,7 @@ impl Start {
         const OPERATION: &str = "remove old container";
         let daemon = &self.inner.daemon;
         let ours = names::container(self.spec.workspace_id);
-        for name in names::containers(self.spec.workspace_id) {
+        for name in names::all_containers(self.spec.workspace_id) {
             let found = self
                 .read(objects::find(daemon, &name, &self.inner.instance))
                 .await
@@ -191,31 +224,21 @@ impl Start {
         Ok(())
     }
 
+    async fn processors(&self) -> Result<i64, BackendError> {
+        self.read(self.inner.daemon.processors())
+            .await
+            .map_err(|error| self.error("count processors", error))
+    }
+
     async fn create(
         &self,
         undo: &mut UndoStack,
-        image: &str,
-        workspace: &Workspace,
+        operation: &'static str,
+        (name, body): (String, ContainerCreateBody),
     ) -> Result<String, BackendError> {
-        const OPERATION: &str = "create container";
-        let env = agent_env(&self.spec, CONFIG_PATH, Vec::new())?;
-        let processors = self
-            .read(self.inner.daemon.processors())
-            .await
-            .map_err(|error| self.error(OPERATION, error))?;
-        let body = Shape {
-            spec: &self.spec,
-            config: &self.inner.config,
-            image,
-            workspace,
-            env: &env,
-            labels: self.labels(),
-            processors,
-        }
-        .body();
-        let name = names::container(self.spec.workspace_id);
+        let image = body.image.clone().unwrap_or_default();
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        let settled = self.undo_with(undo, OPERATION, name, |inner, name, attempt, settled| {
+        let settled = self.undo_with(undo, operation, name, |inner, name, attempt, settled| {
             Box::pin(async move {
                 objects::take_back_container(&inner.daemon, &name, attempt, settled).await
             })
@@ -231,47 +254,67 @@ impl Start {
         match created {
             Ok(created) => Ok(created.id),
             Err(error) if error.is_image_missing() => Err(image::missing(
-                image,
+                &image,
                 &self.spec.runtime,
                 &error,
                 &self.scrub,
             )),
-            Err(error) => Err(self.error(OPERATION, error)),
+            Err(error) => Err(self.error(operation, error)),
         }
     }
 
-    /// Everything is in place before the agent looks for it.
-    async fn upload_configs(&self, container: &str) -> Result<(), BackendError> {
-        let (writer, stream) = archive::pipe();
-        let content = archive::write_configs(writer, &self.spec);
-        self.upload(container, CONFIG_PATH, content, stream).await
-    }
-
-    /// A new volume belongs to root until somebody says otherwise.
-    async fn hand_over_workspace(&self, container: &str) -> Result<(), BackendError> {
-        let (writer, stream) = archive::pipe();
-        let content = archive::write_root(writer);
-        self.upload(container, WORKSPACE_PATH, content, stream)
-            .await
+    async fn upload_files(
+        &self,
+        container: &str,
+        sealed: bool,
+        new_workspace: bool,
+    ) -> Result<(), BackendError> {
+        let spec = Some(&self.spec);
+        if sealed {
+            // Only what lies in a volume can be written.
+            let content = Content {
+                folders: &[],
+                prefix: "",
+                spec,
+            };
+            return self.upload(container, CONFIG_PATH, content).await;
+        }
+        // A folder cannot be handed over from inside, so this begins at the root.
+        // A new volume belongs to root until somebody says otherwise.
+        let folders = if new_workspace {
+            &["configs", "workspace"][..]
+        } else {
+            &["configs"]
+        };
+        self.upload(
+            container,
+            "/",
+            Content {
+                folders,
+                prefix: "configs/",
+                spec,
+            },
+        )
+        .await
     }
 
     async fn upload(
         &self,
         container: &str,
         path: &str,
-        content: impl Future<Output = Result<(), ArchiveError>>,
-        stream: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+        content: Content<'_>,
     ) -> Result<(), BackendError> {
         const OPERATION: &str = "write files";
         let daemon = &self.inner.daemon;
         let options = UploadToContainerOptionsBuilder::default()
             .path(path)
             .build();
+        let (writer, stream) = archive::pipe();
         let body = bollard::body_try_stream(stream);
         let sent = daemon.call_within(daemon.timeout() * UPLOAD_FACTOR, |client| {
             client.upload_to_container(container, Some(options), body)
         });
-        let both = async { Ok(tokio::join!(content, sent)) };
+        let both = async { Ok(tokio::join!(content.write(writer), sent)) };
         let (written, sent) = self
             .read(both)
             .await
@@ -324,96 +367,8 @@ impl Start {
         Ok(format!("http://{alias}:8000"))
     }
 
-    fn labels(&self) -> names::Labels {
-        names::labels(&self.inner.instance, self.spec.workspace_id, self.attempt)
-    }
-
     fn error(&self, operation: &'static str, error: CallError) -> BackendError {
         error.into_backend(operation, &self.scrub)
-    }
-
-    /// Remembers how to take back what is about to be made. The flag it answers
-    /// with says whether the daemon has answered the request to make it.
-    fn undo_with(
-        &self,
-        undo: &mut UndoStack,
-        step: &'static str,
-        name: String,
-        take_back: impl FnOnce(
-            Arc<Inner>,
-            String,
-            Uuid,
-            bool,
-        )
-            -> futures_util::future::BoxFuture<'static, Result<(), CallError>>
-        + Send
-        + 'static,
-    ) -> Arc<AtomicBool> {
-        let settled = Arc::new(AtomicBool::new(true));
-        let (inner, attempt, flag) = (Arc::clone(&self.inner), self.attempt, Arc::clone(&settled));
-        undo.push(step, async move {
-            take_back(inner, name, attempt, flag.load(Ordering::Acquire))
-                .await
-                .map_err(|error| error.text(&Scrubber::plain()))
-        });
-        settled
-    }
-
-    /// A call that changes nothing, or nothing that outlives the container:
-    /// given up at once on cancellation.
-    async fn read<T>(
-        &self,
-        call: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, CallError> {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Err(CallError::Cancelled),
-            result = call => result,
-        }
-    }
-
-    /// A call that changes something: on cancellation its answer is awaited for
-    /// a moment, because the daemon finishes what it began.
-    async fn write<T>(
-        &self,
-        call: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, CallError> {
-        if self.cancel.is_cancelled() {
-            return Err(CallError::Cancelled);
-        }
-        let mut call = std::pin::pin!(call);
-        tokio::select! {
-            biased;
-            result = &mut call => return result,
-            () = self.cancel.cancelled() => {}
-        }
-        match timeout(SETTLE, call).await {
-            Ok(_) => Err(CallError::Cancelled),
-            Err(_) => Err(CallError::Timeout),
-        }
-    }
-
-    /// [`write`](Self::write) that notes whether the daemon answered.
-    async fn write_settling<T>(
-        &self,
-        settled: &AtomicBool,
-        call: impl Future<Output = Result<T, CallError>>,
-    ) -> Result<T, CallError> {
-        if self.cancel.is_cancelled() {
-            return Err(CallError::Cancelled);
-        }
-        settled.store(false, Ordering::Release);
-        let noting = async {
-            let result = call.await;
-            let answered = result.as_ref().map_or_else(CallError::is_answer, |_| true);
-            settled.store(answered, Ordering::Release);
-            result
-        };
-        match self.write(noting).await {
-            // Out of patience after a cancellation.
-            Err(CallError::Timeout) if self.cancel.is_cancelled() => Err(CallError::Cancelled),
-            other => other,
-        }
     }
 }
 

@@ -1,0 +1,299 @@
+//! The Docker backend on a real daemon, with an image, a network and an instance
+//! id of its own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    ListNetworksOptions, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptionsBuilder, RemoveVolumeOptions, StopContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+use molecule_core::backend::{DockerBackend, WorkspaceBackend};
+use molecule_core::config::backend::DockerConfig;
+use uuid::Uuid;
+
+use super::agent;
+use super::fixture::Fixture;
+use super::proxy::Proxy;
+
+const SKIP: &str = "MOLECULE_TEST_SKIP_DOCKER";
+const INSTANCE: &str = "molecule.platform.instance";
+
+pub(crate) struct DockerFixture {
+    /// Straight to the daemon, past proxy and backend.
+    pub(crate) docker: Docker,
+    pub(crate) proxy: Proxy,
+    pub(crate) config: DockerConfig,
+    pub(crate) instance: String,
+    images: Mutex<Vec<String>>,
+    containers: Mutex<Vec<String>>,
+    backend: Arc<dyn WorkspaceBackend>,
+}
+
+impl DockerFixture {
+    /// The stranger's instance id.
+    pub(crate) fn other_instance(&self) -> String {
+        format!("{}-other", self.instance)
+    }
+
+    /// Has an image removed at the end.
+    pub(crate) fn remove_later(&self, image: String) {
+        self.images.lock().unwrap().push(image);
+    }
+
+    /// Has a container removed at the end that has no label of ours.
+    pub(crate) fn remove_later_container(&self, name: &str) {
+        self.containers.lock().unwrap().push(name.to_owned());
+    }
+
+    /// A backend with this fixture's image, and changes.
+    pub(crate) fn backend_with(
+        &self,
+        instance: &str,
+        change: impl FnOnce(&mut DockerConfig),
+    ) -> Arc<dyn WorkspaceBackend> {
+        let mut config = self.config.clone();
+        change(&mut config);
+        Arc::new(DockerBackend::connect(config, instance.to_owned()).expect("a backend"))
+    }
+
+    pub(crate) async fn inspect(&self, name: &str) -> ContainerInspectResponse {
+        self.docker
+            .inspect_container(name, None::<InspectContainerOptions>)
+            .await
+            .expect("the container")
+    }
+
+    /// Containers and volumes of the instance, and of one workspace if given.
+    pub(crate) async fn objects(&self, workspace: Option<Uuid>) -> Vec<String> {
+        let mut found = objects_of(&self.docker, &self.instance).await;
+        if let Some(workspace) = workspace {
+            found.retain(|(name, _)| name.contains(&workspace.to_string()));
+        }
+        found.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+/// The socket of the real daemon.
+pub(crate) fn daemon_socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://")
+        .unwrap_or("/var/run/docker.sock")
+        .into()
+}
+
+/// Containers and volumes of an instance; true for containers.
+async fn objects_of(docker: &Docker, instance: &str) -> Vec<(String, bool)> {
+    let filter = HashMap::from([("label".to_owned(), vec![format!("{INSTANCE}={instance}")])]);
+    let containers = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(&filter)
+        .build();
+    let containers = docker
+        .list_containers(Some(containers))
+        .await
+        .expect("containers");
+    let volumes = ListVolumesOptionsBuilder::default()
+        .filters(&filter)
+        .build();
+    let volumes = docker.list_volumes(Some(volumes)).await.expect("volumes");
+    let names = containers
+        .into_iter()
+        .flat_map(|container| container.names.unwrap_or_default());
+    names
+        .map(|name| (name.trim_start_matches('/').to_owned(), true))
+        .chain(
+            volumes
+                .volumes
+                .unwrap_or_default()
+                .into_iter()
+                .map(|v| (v.name, false)),
+        )
+        .collect()
+}
+
+#[async_trait]
+impl Fixture for DockerFixture {
+    async fn new() -> Option<Self> {
+        if std::env::var(SKIP).is_ok_and(|value| value == "1") {
+            eprintln!("skipped, because {SKIP}=1");
+            return None;
+        }
+        let socket = daemon_socket();
+        let reached = match connect(&socket) {
+            Ok(docker) => docker.ping().await.map(|_| docker),
+            Err(error) => Err(error),
+        };
+        let docker = reached.unwrap_or_else(|error| {
+            panic!(
+                "no Docker daemon answers at {}: {error}. Start one (`systemctl start docker`, \
+                 or `dockerd` as root), or set {SKIP}=1 to leave these tests out.",
+                socket.display()
+            )
+        });
+        let instance = format!("test-{}", Uuid::new_v4().simple());
+        let proxy = Proxy::start(&socket);
+        let config = DockerConfig {
+            host: Some(proxy.address()),
+            network: format!("molecule-{instance}"),
+            images: [(
+                "langgraph".to_owned(),
+                format!("molecule/test-agent:{instance}"),
+            )]
+            .into(),
+            ..DockerConfig::default()
+        };
+        let backend = DockerBackend::connect(config.clone(), instance.clone()).expect("a backend");
+        let image = format!("molecule/test-agent:{instance}");
+        let fixture = Self {
+            docker,
+            proxy,
+            config,
+            instance,
+            images: Mutex::new(vec![image]),
+            containers: Mutex::default(),
+            backend: Arc::new(backend),
+        };
+        import_image(&fixture.docker, &fixture.instance).await;
+        Some(fixture)
+    }
+
+    fn backend(&self) -> Arc<dyn WorkspaceBackend> {
+        Arc::clone(&self.backend)
+    }
+
+    fn restarted(&self) -> Arc<dyn WorkspaceBackend> {
+        self.backend_with(&self.instance, |_| {})
+    }
+
+    fn stranger(&self) -> Arc<dyn WorkspaceBackend> {
+        self.backend_with(&self.other_instance(), |_| {})
+    }
+
+    async fn kill_compute(&self, workspace: Uuid) {
+        let name = format!("ws-{workspace}");
+        // Kills, and unlike a kill keeps the restart policy from reviving it.
+        let at_once = StopContainerOptionsBuilder::default().t(0).build();
+        self.docker
+            .stop_container(&name, Some(at_once))
+            .await
+            .expect("a stopped container");
+    }
+
+    async fn damage(&self, _: Uuid) {
+        self.proxy.set_down(true);
+    }
+
+    async fn mend(&self, _: Uuid) {
+        self.proxy.set_down(false);
+    }
+
+    async fn leftovers(&self) -> Vec<String> {
+        self.objects(None).await
+    }
+
+    fn file_owner(&self) -> (u32, u32) {
+        (1000, 1000)
+    }
+
+    fn config_path(&self, _: Uuid) -> String {
+        "/configs".to_owned()
+    }
+}
+
+impl Drop for DockerFixture {
+    fn drop(&mut self) {
+        let rest = Rest {
+            instances: [self.instance.clone(), self.other_instance()],
+            containers: std::mem::take(&mut *self.containers.lock().unwrap()),
+            images: std::mem::take(&mut *self.images.lock().unwrap()),
+        };
+        let Ok(docker) = connect(&daemon_socket()) else {
+            return;
+        };
+        // Also after a failed assertion, and whatever runtime the test had.
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("a runtime").block_on(rest.remove(&docker));
+        });
+        let _ = cleaning.join();
+    }
+}
+
+/// What a fixture leaves for its end.
+struct Rest {
+    instances: [String; 2],
+    containers: Vec<String>,
+    images: Vec<String>,
+}
+
+impl Rest {
+    async fn remove(self, docker: &Docker) {
+        let (mut containers, mut volumes) = (self.containers, Vec::new());
+        for instance in &self.instances {
+            for (name, container) in objects_of(docker, instance).await {
+                if container {
+                    &mut containers
+                } else {
+                    &mut volumes
+                }
+                .push(name);
+            }
+        }
+        for name in containers {
+            let options = RemoveContainerOptionsBuilder::default()
+                .force(true)
+                .v(true)
+                .build();
+            let _ = docker.remove_container(&name, Some(options)).await;
+        }
+        for name in volumes {
+            let _ = docker
+                .remove_volume(&name, None::<RemoveVolumeOptions>)
+                .await;
+        }
+        let networks = docker.list_networks(None::<ListNetworksOptions>).await;
+        for network in networks.unwrap_or_default() {
+            if let (Some(id), Some(name)) = (network.id, network.name)
+                && name.contains(&self.instances[0])
+            {
+                let _ = docker.remove_network(&id).await;
+            }
+        }
+        for image in self.images {
+            let options = RemoveImageOptionsBuilder::default().force(true).build();
+            let _ = docker.remove_image(&image, Some(options), None).await;
+        }
+    }
+}
+
+fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
+    let socket = socket.to_str().expect("a UTF-8 path");
+    Docker::connect_with_unix(socket, 60, bollard::API_DEFAULT_VERSION)
+}
+
+/// Makes an image out of busybox and the agent script.
+async fn import_image(docker: &Docker, tag: &str) {
+    let tar = agent::root_file_system().await;
+    let options = CreateImageOptionsBuilder::default()
+        .from_src("-")
+        .repo("molecule/test-agent")
+        .tag(tag)
+        .changes(vec![
+            r#"CMD ["/bin/busybox", "sh", "/agent.sh"]"#.to_owned(),
+        ])
+        .build();
+    let body = bollard::body_full(tar.into());
+    let mut progress = docker.create_image(Some(options), Some(body), None);
+    while let Some(step) = progress.next().await {
+        step.expect("an imported image");
+    }
+}

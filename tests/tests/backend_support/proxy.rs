@@ -1,0 +1,259 @@
+//! Stands between a backend and its daemon and breaks what it is told to.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+type Body = BoxBody<Bytes, anyhow::Error>;
+
+/// How a call goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fault {
+    /// Status 500 whose message repeats the request.
+    Echo,
+    /// Status 200 and a body that is no JSON.
+    Garbage,
+    /// Status 404 of a web server that is no Docker daemon.
+    Page,
+    /// Status 200 and a body without end.
+    Endless,
+    /// The connection ends without an answer, and nothing was done.
+    Cut,
+    /// The connection ends without an answer, but it was done.
+    CutAfter,
+    /// No answer, ever, and nothing is done.
+    Hang,
+    /// It is done after this time, whether or not anybody still listens.
+    Late(Duration),
+}
+
+/// Which call goes wrong, and how.
+pub(crate) struct Rule {
+    method: Method,
+    path: &'static str,
+    /// So many matching calls pass first.
+    skip: usize,
+    /// So many calls go wrong.
+    times: usize,
+    fault: Fault,
+    reached: Arc<Notify>,
+}
+
+impl Rule {
+    /// The `nth` call (from 0) of `method` whose path has all parts of `path`,
+    /// which are separated by `*`.
+    pub(crate) fn once(method: Method, path: &'static str, nth: usize, fault: Fault) -> Self {
+        Self {
+            method,
+            path,
+            skip: nth,
+            times: 1,
+            fault,
+            reached: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Every such call.
+    pub(crate) fn always(method: Method, path: &'static str, fault: Fault) -> Self {
+        Self {
+            times: usize::MAX,
+            ..Self::once(method, path, 0, fault)
+        }
+    }
+
+    /// Told when a call goes wrong.
+    pub(crate) fn reached(&self) -> Arc<Notify> {
+        Arc::clone(&self.reached)
+    }
+
+    fn matches(&self, method: &Method, path: &str) -> bool {
+        let mut rest = path;
+        method == self.method
+            && self.path.split('*').all(|part| match rest.find(part) {
+                Some(at) => {
+                    rest = &rest[at + part.len()..];
+                    true
+                }
+                None => false,
+            })
+    }
+}
+
+#[derive(Default)]
+struct State {
+    rules: Mutex<Vec<Rule>>,
+    down: Mutex<bool>,
+    daemon: PathBuf,
+}
+
+/// A running proxy. Ends when dropped.
+pub(crate) struct Proxy {
+    state: Arc<State>,
+    address: String,
+    _folder: tempfile::TempDir,
+    _serving: JoinSet<()>,
+}
+
+impl Proxy {
+    pub(crate) fn start(daemon: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the socket");
+        let path = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let state = Arc::new(State {
+            daemon: daemon.to_owned(),
+            ..State::default()
+        });
+        let mut serving = JoinSet::new();
+        serving.spawn(serve(listener, Arc::clone(&state)));
+        let address = format!("unix://{}", path.display());
+        Self {
+            state,
+            address,
+            _folder: folder,
+            _serving: serving,
+        }
+    }
+
+    /// The address of the proxy, as a backend is configured with it.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) fn add(&self, rule: Rule) {
+        self.state.rules.lock().unwrap().push(rule);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.state.rules.lock().unwrap().clear();
+    }
+
+    /// While down, every call is answered with 500.
+    pub(crate) fn set_down(&self, down: bool) {
+        *self.state.down.lock().unwrap() = down;
+    }
+}
+
+async fn serve(listener: UnixListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let state = Arc::clone(&state);
+        connections.spawn(async move {
+            let service = hyper::service::service_fn(move |request| {
+                let state = Arc::clone(&state);
+                async move { handle(&state, request).await }
+            });
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+    if *state.down.lock().unwrap() {
+        return Ok(answer(
+            500,
+            r#"{"message":"the daemon is in trouble"}"#.to_owned(),
+        ));
+    }
+    let Some(fault) = fault_for(state, &request) else {
+        return forward(&state.daemon, request.map(boxed)).await;
+    };
+    match fault {
+        Fault::Echo => {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let text = format!("cannot do {} {}", head.uri, String::from_utf8_lossy(&body));
+            Ok(answer(
+                500,
+                serde_json::json!({ "message": text }).to_string(),
+            ))
+        }
+        Fault::Garbage => Ok(answer(200, "<html>not a daemon".to_owned())),
+        Fault::Page => Ok(answer(404, "404 page not found".to_owned())),
+        Fault::Endless => Ok(Response::new(endless())),
+        Fault::Cut => Err(anyhow::anyhow!("cut")),
+        Fault::CutAfter => {
+            let response = forward(&state.daemon, request.map(boxed)).await?;
+            response.into_body().collect().await?;
+            Err(anyhow::anyhow!("cut"))
+        }
+        Fault::Hang => std::future::pending().await,
+        Fault::Late(time) => {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let daemon = state.daemon.clone();
+            let work = tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                let body = Full::new(body).map_err(anyhow::Error::from).boxed();
+                let response = forward(&daemon, Request::from_parts(head, body)).await?;
+                let (head, body) = response.into_parts();
+                let body = body.collect().await?.to_bytes();
+                anyhow::Ok(Response::from_parts(head, full(body)))
+            });
+            work.await?
+        }
+    }
+}
+
+fn fault_for(state: &State, request: &Request<Incoming>) -> Option<Fault> {
+    let mut rules = state.rules.lock().unwrap();
+    for rule in rules.iter_mut() {
+        if !rule.matches(request.method(), request.uri().path()) {
+            continue;
+        }
+        if rule.skip > 0 {
+            rule.skip -= 1;
+        } else if rule.times > 0 {
+            rule.times -= 1;
+            rule.reached.notify_one();
+            return Some(rule.fault);
+        }
+    }
+    None
+}
+
+async fn forward(daemon: &Path, request: Request<Body>) -> anyhow::Result<Response<Body>> {
+    let stream = UnixStream::connect(daemon).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // Ends with the answer.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?.map(boxed))
+}
+
+fn answer(status: u16, body: String) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .body(full(Bytes::from(body)))
+        .expect("a valid answer")
+}
+
+fn full(body: Bytes) -> Body {
+    Full::new(body)
+        .map_err(|never: Infallible| match never {})
+        .boxed()
+}
+
+fn boxed(body: Incoming) -> Body {
+    body.map_err(anyhow::Error::from).boxed()
+}
+
+fn endless() -> Body {
+    let chunk = Bytes::from(vec![b' '; 64 * 1024]);
+    let frames = stream::repeat_with(move || Ok(Frame::data(chunk.clone())));
+    BodyExt::boxed(StreamBody::new(frames))
+}
