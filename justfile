@@ -33,6 +33,6 @@ deny:
 quickstart *arguments:
     cargo run -p quickstart -- {{ arguments }}
 
-# A server with two hook crates, on this machine
+# A development server with two hook crates; its data goes to ./data
 dev *arguments:
-    cargo run -p custom-server -- {{ arguments }}
+    MOLECULE_ENV=development cargo run -p custom-server -- {{ arguments }}

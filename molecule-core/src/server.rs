@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use molecule_hooks::{Clock, Registry};
+use molecule_hooks::{Clock, Registry, Secret};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
@@ -15,7 +15,7 @@ use crate::auth::Auth;
 use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
-use crate::hooks::{Credentials, HookRunner};
+use crate::hooks::{Credentials, HookRunner, hook_secrets};
 use crate::http::{self, Shell};
 use crate::presence::Presence;
 use crate::redact::Redactor;
@@ -24,6 +24,10 @@ use crate::store::{self, Db, StoreError};
 use crate::supervisor::Supervisor;
 use crate::workspaces::{Directory, Services, Workspaces};
 use crate::{identity, telemetry};
+
+/// The last phases of a shutdown write little and end connections.
+const LONGEST_LAST_PHASE: Duration = Duration::from_secs(5);
+const SHORTEST_PHASE: Duration = Duration::from_millis(200);
 
 /// Why a server could not start. `Debug` prints the same text as `Display`, so
 /// that `fn main() -> Result<(), StartError>` shows a readable message.
@@ -40,12 +44,12 @@ pub enum StartError {
     #[error("backend: {0}")]
     Backend(String),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// Where.
         address: SocketAddr,
         /// Why not.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -134,6 +138,8 @@ impl Server {
     /// writes what is pending. Bounded by `server.shutdown_timeout_secs`.
     pub async fn shutdown(self) {
         let started = Instant::now();
+        // Each phase may use a share of what is left, so that the last one has
+        // its turn too.
         let left = || self.shutdown_timeout.saturating_sub(started.elapsed());
         tracing::info!("shutting down: no new connections");
         self.stop_accepting.cancel();
@@ -145,18 +151,19 @@ impl Server {
             tracing::warn!("requests did not finish in time; cutting them off");
             abort.abort();
         }
-        let remaining = self
-            .app
-            .supervisor
-            .shutdown(left().max(Duration::from_secs(1)))
-            .await;
+        let remaining = self.app.supervisor.shutdown(left() * 3 / 4).await;
         if remaining > 0 {
             tracing::warn!(remaining, "tasks did not end in time");
         }
-        let last = Duration::from_secs(5);
-        let _ = tokio::time::timeout(last, self.app.presence.flush()).await;
-        let _ = tokio::time::timeout(last, self.app.backend.shutdown()).await;
-        let _ = tokio::time::timeout(last, self.app.db.close()).await;
+        let last = || (left() / 2).clamp(SHORTEST_PHASE, LONGEST_LAST_PHASE);
+        if tokio::time::timeout(last(), self.app.presence.flush())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the last heartbeats were not written in time");
+        }
+        let _ = tokio::time::timeout(last(), self.app.backend.shutdown()).await;
+        let _ = tokio::time::timeout(last(), self.app.db.close()).await;
         tracing::info!(took_ms = started.elapsed().as_millis() as u64, "stopped");
     }
 }
@@ -189,16 +196,19 @@ impl ServerBuilder {
     pub async fn start(self) -> Result<Server, StartError> {
         self.config.validate()?;
         let config = Arc::new(self.config);
+        for secret in configured_secrets(&config) {
+            self.redactor.learn_for_good(secret.expose());
+        }
         // One provider for every TLS client; a second call is harmless.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         telemetry::metrics_handle();
         let address = SocketAddr::new(config.server.address, config.server.port);
         let listener = TcpListener::bind(address)
             .await
-            .map_err(|source| StartError::Listen { address, source })?;
+            .map_err(|cause| StartError::Listen { address, cause })?;
         let address = listener
             .local_addr()
-            .map_err(|source| StartError::Listen { address, source })?;
+            .map_err(|cause| StartError::Listen { address, cause })?;
         let db = store::connect(&config).await?;
         store::migrate(&db).await?;
         let cipher = cipher(&config)?;
@@ -313,6 +323,24 @@ impl Wiring {
     }
 }
 
+/// Every secret an operator configured, for the redactor.
+fn configured_secrets(config: &Config) -> Vec<Secret> {
+    let mut secrets = hook_secrets(&config.hooks);
+    secrets.extend(config.auth.admin_token.clone());
+    secrets.extend(config.secrets.encryption_key.clone());
+    let url = config.database_url();
+    if let Ok(url) = url::Url::parse(url.expose())
+        && let Some(password) = url.password()
+    {
+        // As it stands in the URL, and as the database knows it.
+        let pair = format!("p={}", password.replace('+', "%2B"));
+        let decoded = url::form_urlencoded::parse(pair.as_bytes());
+        secrets.extend(decoded.map(|(_, value)| Secret::new(value)));
+        secrets.push(Secret::new(password));
+    }
+    secrets
+}
+
 fn cipher(config: &Config) -> Result<Cipher, StartError> {
     let invalid =
         |problem: String| ConfigError::single(format!("secrets.encryption_key: {problem}"));
@@ -341,11 +369,10 @@ pub(crate) async fn choose_backend(
             let dir =
                 std::path::absolute(dir).map_err(|error| StartError::Backend(error.to_string()))?;
             let process = config.backend.process.clone();
-            Ok(Arc::new(ProcessBackend::new(
-                process,
-                dir,
-                instance.to_owned(),
-            )?))
+            let process: SharedBackend =
+                Arc::new(ProcessBackend::new(process, dir, instance.to_owned())?);
+            process.check().await?;
+            Ok(process)
         }
         BackendChoice::Docker => {
             let docker: SharedBackend = Arc::new(docker()?);

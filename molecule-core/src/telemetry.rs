@@ -1,5 +1,6 @@
 //! Logs and metrics of one process.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
@@ -19,7 +20,12 @@ pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // These log whole requests, environments of containers included, whatever the
     // operator asked for.
-    let quiet = ["bollard=info", "hyper=info", "hyper_util=info", "reqwest=info"];
+    let quiet = [
+        "bollard=info",
+        "hyper=info",
+        "hyper_util=info",
+        "reqwest=info",
+    ];
     let filter = quiet
         .iter()
         .filter_map(|directive| directive.parse().ok())
@@ -28,7 +34,7 @@ pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
         .with_env_filter(filter)
         .with_writer(RedactingWriter(redactor.clone()));
     // An embedder's own subscriber stays in charge.
-    let _ = match config.format {
+    let ours = match config.format {
         LogFormat::Human => base.with_ansi(false).with_target(false).try_init(),
         LogFormat::Json => base
             .json()
@@ -36,6 +42,30 @@ pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
             .with_current_span(true)
             .try_init(),
     };
+    if ours.is_ok() {
+        log_panics();
+    }
+}
+
+/// True when `text` is a log filter.
+pub(crate) fn is_filter(text: &str) -> bool {
+    EnvFilter::try_new(text).is_ok()
+}
+
+/// Sends panics through the log. The default hook writes the message to standard
+/// error as it is, and whatever a hook crate panics with may hold a secret.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let location = panic.location().map(ToString::to_string);
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        tracing::error!(
+            location,
+            backtrace = backtrace.map(|trace| trace.to_string()),
+            "panicked: {message}"
+        );
+    }));
 }
 
 /// The process-wide metrics recorder: the `metrics` crate has one per process,

@@ -35,8 +35,14 @@ pub struct TestDatabase {
 }
 
 enum Keep {
-    Sqlite { _dir: Option<TempDir> },
-    Postgres { server: String, name: String, owned: bool },
+    Sqlite {
+        _dir: Option<TempDir>,
+    },
+    Postgres {
+        server: String,
+        name: String,
+        owned: bool,
+    },
 }
 
 impl TestDatabase {
@@ -66,7 +72,11 @@ impl TestDatabase {
                 let (base, _) = server.rsplit_once('/').expect("a database in the URL");
                 Self {
                     url: format!("{base}/{name}"),
-                    keep: Keep::Postgres { server, name, owned: true },
+                    keep: Keep::Postgres {
+                        server,
+                        name,
+                        owned: true,
+                    },
                 }
             }
         }
@@ -82,11 +92,16 @@ impl TestDatabase {
     pub fn share(&self) -> Self {
         let keep = match &self.keep {
             Keep::Sqlite { .. } => Keep::Sqlite { _dir: None },
-            Keep::Postgres { server, name, .. } => {
-                Keep::Postgres { server: server.clone(), name: name.clone(), owned: false }
-            }
+            Keep::Postgres { server, name, .. } => Keep::Postgres {
+                server: server.clone(),
+                name: name.clone(),
+                owned: false,
+            },
         };
-        Self { url: self.url.clone(), keep }
+        Self {
+            url: self.url.clone(),
+            keep,
+        }
     }
 
     /// As [`share`](Self::share), reached through another port of this machine.
@@ -229,7 +244,12 @@ async fn admin(server: &str, sql: String) {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        let Keep::Postgres { server, name, owned: true } = &self.keep else {
+        let Keep::Postgres {
+            server,
+            name,
+            owned: true,
+        } = &self.keep
+        else {
             return;
         };
         let (server, name) = (server.clone(), name.clone());

@@ -247,7 +247,7 @@ where
 /// Declares one test per database engine from `async fn name(engine: Engine)`.
 #[macro_export]
 macro_rules! on_both_engines {
-    ($($(#[$meta:meta])* async fn $name:ident($engine:ident: Engine) $body:block)*) => {$(
+    ($($(#[$meta:meta])* async fn $name:ident($engine:ident: Engine $(,)?) $body:block)*) => {$(
         mod $name {
             use super::*;
 

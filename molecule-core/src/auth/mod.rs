@@ -112,7 +112,9 @@ impl Auth {
         }
         // A server that never minted a token and has no administrator is open,
         // once: the flag is sticky, so revoking every token does not reopen it.
-        if self.rules.admin_token.is_none() && !store::is_bootstrapped(&self.db).await? {
+        if self.rules.admin_token.is_none()
+            && !store::is_bootstrapped(&self.db).await.map_err(away)?
+        {
             return Ok(());
         }
         let Some(bearer) = bearer else {
@@ -174,13 +176,10 @@ impl Auth {
         {
             return Ok(Gate::Token);
         }
-        let invalid = || match bearer {
-            Some(_) => Error::unauthorized("invalid workspace auth token"),
-            None => Error::unauthorized("missing workspace auth token"),
-        };
         let state = store::bootstrap_state(&self.db, id)
-            .await?
-            .ok_or_else(invalid)?;
+            .await
+            .map_err(away)?
+            .ok_or_else(|| refusal(bearer))?;
         if self.is_fail_open() && !state.has_live_token {
             return Ok(Gate::FirstContact);
         }
@@ -191,10 +190,11 @@ impl Auth {
         };
         match (state.bootstrapped, bearer) {
             (false, Some(bearer)) if enrols(bearer) || self.is_admin(bearer) => {
+                self.redactor.learn(bearer);
                 Ok(Gate::FirstContact)
             }
             (false, None) if !self.closes_first_contact() => Ok(Gate::FirstContact),
-            _ => Err(invalid()),
+            _ => Err(refusal(bearer)),
         }
     }
 
@@ -211,9 +211,11 @@ impl Auth {
             return Ok(Some(live));
         }
         let revocations = self.revocations.load(Ordering::Acquire);
-        let Some(row) = store::find_live(&self.db, &hash).await? else {
+        let Some(row) = store::find_live(&self.db, &hash).await.map_err(away)? else {
             return Ok(None);
         };
+        // Minted by an earlier run, perhaps: only its hash was known until now.
+        self.redactor.learn(bearer);
         let now = timestamp(&self.clock);
         if row.last_used_at.is_none_or(|at| now - at > LAST_USED_EVERY) {
             // A stamp that cannot be written is not worth a failed request.
@@ -240,6 +242,30 @@ impl Auth {
         store::insert(tx, workspace, &token, now).await?;
         store::mark_bootstrapped(tx, workspace, now).await?;
         Ok(token)
+    }
+
+    /// As [`issue`](Self::issue), for a caller that the gate let in as a first
+    /// contact. Of several who got so far at once one wins.
+    ///
+    /// # Errors
+    /// 401 as the gate's.
+    pub(crate) async fn issue_first(
+        &self,
+        tx: &mut Tx,
+        workspace: Uuid,
+        bearer: Option<&str>,
+    ) -> Result<Secret> {
+        // Locks the row: who comes second reads what the first one wrote.
+        store::spend_enrolment(tx, workspace).await?;
+        let state = store::bootstrap_state_in(tx, workspace).await?;
+        let is_first = state.is_some_and(|state| match self.is_fail_open() {
+            true => !state.has_live_token,
+            false => !state.bootstrapped,
+        });
+        match is_first {
+            true => self.issue(tx, workspace).await,
+            false => Err(refusal(bearer)),
+        }
     }
 
     /// Makes a one-time enrolment secret for a workspace whose agent gets its
@@ -270,4 +296,18 @@ impl Auth {
             self.cache.invalidate(&hash);
         }
     }
+}
+
+/// Whatever the database says, an answer about rights that could not be had is
+/// "try again", never "no".
+fn away(error: sqlx::Error) -> Error {
+    Error::unavailable(error)
+}
+
+/// The registry's no.
+fn refusal(bearer: Option<&str>) -> Error {
+    Error::unauthorized(match bearer {
+        Some(_) => "invalid workspace auth token",
+        None => "missing workspace auth token",
+    })
 }

@@ -168,3 +168,28 @@ pub(super) async fn bootstrap_state(db: &Db, id: Uuid) -> sqlx::Result<Option<Bo
         .fetch_optional(pool)
         .await)
 }
+
+/// As [`bootstrap_state`], inside a transaction.
+pub(super) async fn bootstrap_state_in(
+    tx: &mut Tx,
+    id: Uuid,
+) -> sqlx::Result<Option<BootstrapState>> {
+    with_tx!(tx, |conn| sqlx::query_as(BOOTSTRAP_STATE)
+        .bind(id)
+        .fetch_optional(conn)
+        .await)
+}
+
+statement!(
+    SPEND_ENROLMENT,
+    "UPDATE workspaces SET enrolment_hash = NULL WHERE id = $1"
+);
+
+/// Forgets the enrolment secret and locks the row until the transaction ends.
+pub(super) async fn spend_enrolment(tx: &mut Tx, id: Uuid) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| sqlx::query(SPEND_ENROLMENT)
+        .bind(id)
+        .execute(conn)
+        .await
+        .map(drop))
+}

@@ -12,6 +12,7 @@ mod hooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use molecule_hooks::{HookDescriptor, Registry};
@@ -22,6 +23,8 @@ use crate::{app, store};
 
 /// `EX_CONFIG` of sysexits.h.
 const BAD_CONFIG: u8 = 78;
+/// What blocking calls get to end after the server did.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Parser)]
 #[command(
@@ -172,7 +175,12 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn serve(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let (config, registry) = load(file)?;
-    runtime()?.block_on(crate::run(config, registry))?;
+    let runtime = runtime()?;
+    let ran = runtime.block_on(crate::run(config, registry));
+    // The server has had its time: a thread that is stuck in a call must not hold
+    // the process up.
+    runtime.shutdown_timeout(LEAVE_TIMEOUT);
+    ran?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use molecule_hooks::Secret;
@@ -14,6 +15,23 @@ use super::{Config, validate};
 const DEFAULT_FILE: &str = "molecule.yaml";
 /// Largest configuration file; a larger one is a mistake.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Largest file with a token or a key.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+
+/// Everything that is a mapping with known keys.
+const SECTIONS: [&str; 11] = [
+    "server",
+    "database",
+    "auth",
+    "secrets",
+    "backend",
+    "backend.docker",
+    "backend.process",
+    "control_plane",
+    "workspaces",
+    "hooks",
+    "log",
+];
 
 /// Where a configuration comes from.
 #[derive(Clone, Default)]
@@ -125,22 +143,29 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     tier_limits(&mut config, &sources.env, &mut problems);
     secret_files(&mut config, &mut problems);
     config.hooks.env = sources.env;
-    problems.extend(validate::problems(&config));
+    // What could not be read may well hold what is missed here.
+    let unread = problems.clone();
+    let missing_for_sure = |problem: &String| {
+        let field = problem.split(": ").next().unwrap_or_default();
+        !problem.contains("is required")
+            || !unread.iter().any(|unread| {
+                unread.starts_with("environment")
+                    || unread.starts_with(field)
+                    || unread.contains("cannot be read")
+                    || unread.contains("is not valid YAML")
+            })
+    };
+    problems.extend(
+        validate::problems(&config)
+            .into_iter()
+            .filter(missing_for_sure),
+    );
     (config, problems)
 }
 
 fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
     let shown = path.display();
-    let size = std::fs::metadata(path)
-        .map_err(|error| format!("{shown}: cannot be read: {error}"))?
-        .len();
-    if size > MAX_FILE_BYTES {
-        return Err(format!(
-            "{shown}: larger than {MAX_FILE_BYTES} bytes; is it the right file?"
-        ));
-    }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{shown}: cannot be read: {error}"))?;
+    let text = read_text(path, MAX_FILE_BYTES).map_err(|problem| format!("{shown}: {problem}"))?;
     // Through JSON, so that one kind of value serves files, environment and hooks.
     match serde_yaml::from_str::<Value>(&text) {
         Ok(Value::Object(root)) => Ok(root),
@@ -150,33 +175,84 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
     }
 }
 
+/// A whole file, but never more than `limit` of one that does not end.
+fn read_text(path: &Path, limit: u64) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("larger than {limit} bytes; is it the right file?"));
+    }
+    String::from_utf8(bytes).map_err(|_| "cannot be read: it is not UTF-8 text".to_owned())
+}
+
 /// Decodes, and on each error notes it, drops the offending value and tries
 /// again, so that one pass reports everything.
 fn decode(root: Map<String, Value>, problems: &mut Vec<String>) -> Config {
     let mut value = Value::Object(root);
+    refuse_lists(&mut value, problems);
     loop {
         let error = match serde_path_to_error::deserialize::<_, Config>(value.clone()) {
             Ok(config) => return config,
             Err(error) => error,
         };
         let path: Vec<String> = error.path().iter().map(ToString::to_string).collect();
-        let secret = path
-            .iter()
-            .any(|part| part.ends_with("_token") || part.ends_with("_key"));
-        let cause = match secret {
-            true => "has the wrong type".to_owned(),
-            false => error.inner().to_string(),
-        };
+        if is_null(&value, &path) && remove(&mut value, &path) {
+            // A key with nothing behind it, or with comments only, is not set.
+            continue;
+        }
+        let cause = error.inner().to_string();
+        let said = without_value(&cause);
         let shown = if path.is_empty() {
             "configuration".to_owned()
         } else {
             path.join(".")
         };
-        problems.push(format!("{shown}: {cause}"));
+        problems.push(format!("{shown}: {said}"));
         if !(remove(&mut value, &path) || remove_unknown(&mut value, &path, &cause)) {
             return Config::default();
         }
     }
+}
+
+/// serde also reads a section from a list of its values, in the order of the
+/// fields; nobody writes that on purpose.
+fn refuse_lists(root: &mut Value, problems: &mut Vec<String>) {
+    for section in SECTIONS {
+        let pointer = format!("/{}", section.replace('.', "/"));
+        if let Some(value) = root.pointer_mut(&pointer).filter(|value| value.is_array()) {
+            problems.push(format!(
+                "{section}: must be a mapping of keys to values, not a list"
+            ));
+            *value = Value::Null;
+        }
+    }
+}
+
+/// serde's text without the value it quotes, which may be a secret in the wrong
+/// place.
+fn without_value(cause: &str) -> String {
+    match cause.rsplit_once(", expected ") {
+        Some((found, expected))
+            if found.starts_with("invalid ") || found.starts_with("unknown variant") =>
+        {
+            let class = found.split(['"', '`']).next().unwrap_or_default();
+            let expected = match expected.starts_with("struct ") {
+                true => "a mapping of keys to values",
+                false => expected,
+            };
+            format!("{}, expected {expected}", class.trim_end())
+        }
+        _ => cause.to_owned(),
+    }
+}
+
+fn is_null(value: &Value, path: &[String]) -> bool {
+    let found = path
+        .iter()
+        .try_fold(value, |at, part| at.get(part.as_str()));
+    !path.is_empty() && found.is_some_and(Value::is_null)
 }
 
 fn remove(value: &mut Value, path: &[String]) -> bool {
@@ -252,9 +328,9 @@ fn secret_files(config: &mut Config, problems: &mut Vec<String>) {
             ));
             continue;
         }
-        match std::fs::read_to_string(path) {
+        match read_text(path, MAX_SECRET_BYTES) {
             Ok(text) => *value = Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
-            Err(error) => problems.push(format!("{field}_file: cannot be read: {error}")),
+            Err(problem) => problems.push(format!("{field}_file: {problem}")),
         }
     }
 }

@@ -175,3 +175,23 @@ fn files_that_are_no_configuration_are_named() {
             .contains("cannot be read")
     );
 }
+
+#[test]
+fn what_could_not_be_read_is_not_also_called_missing() {
+    let text = load("environment: moon", &[]).unwrap_err().to_string();
+    assert!(
+        text.contains("environment") && !text.contains("is required"),
+        "{text}"
+    );
+    let text = load("auth: { admin_token: [x] }", &[])
+        .unwrap_err()
+        .to_string();
+    assert!(!text.contains("auth.admin_token: is required"), "{text}");
+    assert!(
+        text.contains("secrets.encryption_key: is required"),
+        "{text}"
+    );
+    let missing = Sources::new(Some("/nonexistent/molecule.yaml".into()), env(&[]));
+    let text = Config::from_sources(missing).unwrap_err().to_string();
+    assert!(!text.contains("is required"), "{text}");
+}

@@ -2,6 +2,7 @@
 
 use super::{BackendChoice, Config, Environment};
 use crate::secrets::EncryptionKey;
+use crate::telemetry;
 
 /// One sentence per problem.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -12,6 +13,12 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     database(config, &mut found);
     backend(config, &mut found);
     workspaces(config, &mut found);
+    if !telemetry::is_filter(&config.log.filter) {
+        found.push(
+            "log.filter (RUST_LOG): is not a log filter such as info or molecule_core=debug"
+                .to_owned(),
+        );
+    }
     if config.hooks.timeout_secs == 0 || config.hooks.timeouts_secs.values().any(|secs| *secs == 0)
     {
         found.push("hooks.timeout_secs: must be at least 1".to_owned());

@@ -146,22 +146,12 @@ impl Events {
     }
 
     fn event(&self, event: EventType, workspace_id: Uuid, mut payload: Value) -> Event {
-        mask(&mut payload, &self.redactor);
+        self.redactor.redact_json(&mut payload);
         Event {
             event,
             workspace_id,
             timestamp: timestamp(&self.clock),
             payload,
         }
-    }
-}
-
-/// Masks secrets in every string of a payload, however deep.
-fn mask(value: &mut Value, redactor: &Redactor) {
-    match value {
-        Value::String(text) => *text = redactor.redact(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, redactor)),
-        Value::Object(fields) => fields.values_mut().for_each(|field| mask(field, redactor)),
-        _ => {}
     }
 }

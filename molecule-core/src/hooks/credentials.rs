@@ -63,12 +63,14 @@ impl Credentials {
     }
 
     /// A token for a workspace; `load` reads what the provider may know of it and
-    /// runs only when no cached token serves.
+    /// runs only before its first token. `require` answers whether it still
+    /// exists when there was one already: an administrator may ask for any id.
     ///
     /// # Errors
     /// As [`for_admin`](Self::for_admin), and whatever `load` returns.
-    pub(crate) async fn for_workspace<F>(&self, id: &str, load: F) -> Result<Token>
+    pub(crate) async fn for_workspace<R, F>(&self, id: &str, require: R, load: F) -> Result<Token>
     where
+        R: Future<Output = Result<()>>,
         F: Future<Output = Result<WorkspaceContext>>,
     {
         let (hook, scope) = self.provider()?;
@@ -76,7 +78,10 @@ impl Credentials {
             return self.for_admin().await;
         }
         let cache = match self.caches.get(id) {
-            Some(cache) => cache,
+            Some(cache) => {
+                require.await?;
+                cache
+            }
             None => {
                 let workspace = load.await?;
                 self.caches

@@ -5,6 +5,7 @@
 //! hook that fails changes nothing; the failure names it in the log while clients
 //! get a fixed text.
 
+mod configured;
 mod credentials;
 pub(crate) mod routes;
 
@@ -17,6 +18,7 @@ use futures_util::FutureExt;
 use molecule_hooks::{ChainError, EnvMap, HookError, RegisteredHook, Registry, WorkspaceContext};
 use tracing::Instrument;
 
+pub(crate) use configured::hook_secrets;
 pub(crate) use credentials::Credentials;
 
 use crate::config::HooksSection;

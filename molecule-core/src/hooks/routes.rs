@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use crate::app::App;
 use crate::auth::{AdminAuth, WorkspaceAuth};
@@ -63,8 +64,12 @@ async fn get_workspace_installation_token(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> ApiResult<Response> {
+    // One spelling per workspace, so that it has one cache.
+    let id = Uuid::parse_str(&id).map_or(id, |id| id.to_string());
+    let require = app.workspaces.require(&id);
     let context = app.workspaces.hook_context(&id);
-    Ok(render(app.credentials.for_workspace(&id, context).await?))
+    let token = app.credentials.for_workspace(&id, require, context);
+    Ok(render(token.await?))
 }
 
 fn render(token: Token) -> Response {

@@ -1,12 +1,17 @@
 //! JSON in and out, with the wire's habits.
 
-use axum::body::Bytes;
+use std::fmt;
+use std::marker::PhantomData;
+
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserializer, Serialize};
+use serde_path_to_error::Track;
 
 use super::ApiError;
 use crate::error::{Error, Result};
@@ -27,6 +32,10 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
+/// Most bytes a body may have.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimit(pub(super) usize);
+
 /// The body of a request, not yet decoded. `Content-Type` is ignored, as on the
 /// reference platform.
 pub(crate) struct JsonBody(Bytes);
@@ -35,6 +44,12 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> std::result::Result<Self, ApiError> {
+        let announced = request.body().size_hint().lower();
+        let limit = request.extensions().get::<BodyLimit>();
+        if limit.is_some_and(|limit| announced > limit.0 as u64) {
+            // Nobody waits for what will be refused.
+            return Err(Error::too_large().into());
+        }
         match Bytes::from_request(request, state).await {
             Ok(bytes) => Ok(Self(bytes)),
             Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -58,26 +73,43 @@ impl JsonBody {
         }
     }
 
-    /// Decodes the body.
+    /// Decodes the body, a JSON object.
     ///
     /// # Errors
     /// 400 with the route's documented text; `detail` says where and why, without
     /// repeating any value.
     pub(crate) fn decode<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
         let mut decoder = serde_json::Deserializer::from_slice(&self.0);
-        let decoded = serde_path_to_error::deserialize(&mut decoder);
+        let mut track = Track::new();
+        let tracking = serde_path_to_error::Deserializer::new(&mut decoder, &mut track);
+        let decoded = tracking.deserialize_map(Object(PhantomData));
         let invalid = |detail: String| Error::invalid(text).with("detail", detail);
         let value = decoded.map_err(|error| {
-            let path = error.path().to_string();
+            let path = track.path().to_string();
             let at = if path == "." {
                 String::new()
             } else {
                 format!("{path}: ")
             };
-            invalid(format!("{at}{}", describe(error.inner())))
+            invalid(format!("{at}{}", describe(&error)))
         })?;
         decoder.end().map_err(|error| invalid(describe(&error)))?;
         Ok(value)
+    }
+}
+
+/// serde also reads a struct from an array; the wire knows objects only.
+struct Object<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Object<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
     }
 }
 

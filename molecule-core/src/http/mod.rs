@@ -7,9 +7,9 @@ mod middleware;
 mod openapi;
 mod system;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
@@ -40,6 +40,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(
         .method_not_allowed_fallback(not_found)
         .with_state(state)
         .layer(DefaultBodyLimit::max(limit))
+        .layer(Extension(json::BodyLimit(limit)))
         .layer(from_fn_with_state(shell, middleware::shell))
 }
 

@@ -133,7 +133,9 @@ impl Presence {
         let vitals = beat.vitals();
         let report = self.report(beat);
         if let Some((to, cause)) = transition::next(status, vitals) {
-            self.change_status(id, status, to, cause, &report).await?;
+            self.change_status(id, status, to, cause, &report)
+                .await
+                .map_err(|error| error.says("failed to update"))?;
         }
         let (task, active, uptime) = (
             report.current_task.clone(),
@@ -155,7 +157,8 @@ impl Presence {
         let text = |value: Option<String>| match value {
             None => String::new(),
             Some(value) if value.is_empty() => value,
-            Some(value) => cut(self.redactor.redact(&value)),
+            // PostgreSQL cannot store NUL, and reports are written together.
+            Some(value) => cut(self.redactor.redact(&value.replace('\0', ""))),
         };
         Report {
             at: timestamp(&self.clock),

@@ -72,7 +72,9 @@ impl Presence {
         let status = self
             .directory
             .status(id)
-            .await?
+            .await
+            // Part of deciding who may speak: never a 404 or a 500 then.
+            .map_err(Error::unavailable)?
             .ok_or_else(|| Error::not_found("workspace not found"))?;
         let gate = self.auth.gate(id, bearer).await?;
         Ok((status, gate))

@@ -58,10 +58,15 @@ impl Presence {
             .url
             .filter(|url| !url.is_empty())
             .ok_or_else(|| problem("url is required"))?;
-        let card = register
+        let mut card = register
             .agent_card
             .ok_or_else(|| problem("agent_card is required"))?;
+        if contains_nul(&card) {
+            return Err(problem("agent_card must not contain NUL characters"));
+        }
         let (status, gate) = self.admit(id, bearer).await?;
+        // Everyone may read the card.
+        self.redactor.redact_json(&mut card);
         url_guard::check(&url, id)
             .await
             .map_err(|refusal: Refusal| problem(&refusal.to_string()))?;
@@ -75,9 +80,9 @@ impl Presence {
         };
         let mut event = None;
         if transition::may_register(status)
-            && store::register(&mut tx, &row).await.map_err(failed)?
+            && let Some(mode) = store::register(&mut tx, &row).await.map_err(failed)?
         {
-            let payload = json!({ "url": url, "agent_card": card, "delivery_mode": "push" });
+            let payload = json!({ "url": url, "agent_card": card, "delivery_mode": mode });
             let recorded = self
                 .events
                 .record(&mut tx, EventType::WorkspaceOnline, id, payload);
@@ -85,7 +90,7 @@ impl Presence {
         }
         let auth_token = match gate {
             Gate::Token => None,
-            Gate::FirstContact => Some(self.auth.issue(&mut tx, id).await?),
+            Gate::FirstContact => Some(self.auth.issue_first(&mut tx, id, bearer).await?),
         };
         tx.commit().await.map_err(failed)?;
         self.directory.forget(id);
@@ -94,5 +99,17 @@ impl Presence {
             self.events.publish(event);
         }
         Ok(Registered { auth_token })
+    }
+}
+
+/// PostgreSQL cannot store this character, in text or in JSON.
+fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(contains_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, field)| name.contains('\0') || contains_nul(field)),
+        _ => false,
     }
 }

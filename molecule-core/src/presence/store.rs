@@ -83,17 +83,17 @@ statement!(
      SET status = 'online', agent_card = $2, last_heartbeat_at = $4, updated_at = $4,
          url = CASE WHEN instance_id IS NOT NULL AND url <> '' THEN url ELSE $3 END
      WHERE id = $1
-       AND status IN ('provisioning', 'online', 'offline', 'degraded', 'failed', 'awaiting_agent')"
+       AND status IN ('provisioning', 'online', 'offline', 'degraded', 'failed', 'awaiting_agent')
+     RETURNING delivery_mode"
 );
 
-/// True when the row could be brought online.
-pub(super) async fn register(tx: &mut Tx, row: &Registration<'_>) -> sqlx::Result<bool> {
-    with_tx!(tx, |conn| sqlx::query(REGISTER)
+/// The row's delivery mode, if it could be brought online.
+pub(super) async fn register(tx: &mut Tx, row: &Registration<'_>) -> sqlx::Result<Option<String>> {
+    with_tx!(tx, |conn| sqlx::query_scalar(REGISTER)
         .bind(row.id)
         .bind(Json(row.card))
         .bind(row.url)
         .bind(row.now)
-        .execute(conn)
-        .await
-        .map(|done| done.rows_affected() == 1))
+        .fetch_optional(conn)
+        .await)
 }

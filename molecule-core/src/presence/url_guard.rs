@@ -44,7 +44,8 @@ pub(super) async fn check(text: &str, workspace: Uuid) -> Result<(), Refusal> {
 }
 
 fn parse(text: &str) -> Result<Url, Refusal> {
-    if text.len() > MAX_URL_BYTES {
+    // The parser drops or escapes control characters; what is stored is the text.
+    if text.len() > MAX_URL_BYTES || text.contains(char::is_control) {
         return Err(Refusal::Malformed);
     }
     let url = Url::parse(text).map_err(|_| Refusal::Malformed)?;

@@ -20,6 +20,10 @@ pub(crate) const MAX_SECRET_BYTES: usize = molecule_hooks::MAX_ENV_VALUE_BYTES;
 /// Most secrets a create payload may carry.
 pub(crate) const MAX_SECRETS: usize = 256;
 
+/// Written by the server itself from the model's name. Masking "anthropic" or
+/// "openrouter" everywhere would hide no secret and garble the log.
+const NO_SECRETS: [&str; 2] = ["MODEL_PROVIDER", "LLM_PROVIDER"];
+
 /// The room's service.
 #[derive(Clone)]
 pub(crate) struct Secrets {
@@ -78,7 +82,7 @@ impl Secrets {
         key: &str,
         value: &Secret,
     ) -> Result<()> {
-        self.redactor.learn(value.expose());
+        self.teach(key, value.expose());
         let place = aad("workspace_secrets", &workspace.to_string(), key);
         let sealed = self
             .cipher
@@ -112,8 +116,14 @@ impl Secrets {
         };
         let text = String::from_utf8(self.cipher.open(&sealed, place)?)
             .map_err(|_| CipherError::Corrupt)?;
-        self.redactor.learn(&text);
+        self.teach(&row.key, &text);
         Ok(Secret::new(text))
+    }
+
+    fn teach(&self, key: &str, value: &str) {
+        if !NO_SECRETS.contains(&key) {
+            self.redactor.learn(value);
+        }
     }
 
     /// Teaches the redactor every stored secret; called once at start-up.

@@ -142,7 +142,11 @@ macro_rules! from_row {
 
 pub(crate) use {from_row, statement, with_db, with_tx};
 
-statement!(PING, "SELECT 1");
+statement!(
+    /// Touches a table: SQLite would answer `SELECT 1` without its file.
+    PING,
+    "SELECT count(*) FROM platform_state"
+);
 
 /// Any database error a room has no better word for. Whether the database is gone
 /// or refused, clients get the text they retry on.
@@ -163,14 +167,15 @@ impl From<sqlx::Error> for Error {
 }
 
 /// SQLite: busy, locked, full, I/O and their extended forms. PostgreSQL: classes
-/// 08 (connection), 53 (resources) and 57P (shutting down).
+/// 08 (connection), 28 (refused), 3D (no such database), 53 (resources) and 57P
+/// (shutting down).
 fn is_unavailable(error: &dyn sqlx::error::DatabaseError) -> bool {
     let Some(code) = error.code() else {
         return false;
     };
     match code.parse::<u32>() {
         Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 6 | 10 | 13 | 14),
-        _ => ["08", "53", "57P"]
+        _ => ["08", "28", "3D", "53", "57P"]
             .iter()
             .any(|class| code.starts_with(class)),
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::store::Descendant;
 use super::{Services, Status, Workspaces, store};
 use crate::backend::InstanceRef;
 use crate::error::{Error, Result};
@@ -84,8 +85,10 @@ impl Workspaces {
     async fn delete_now(&self, id: Uuid, purge: bool) -> Result<DeleteOutcome> {
         let services = &self.services;
         let known = store::find(&services.db, id).await?;
-        let descendants = self.mark_removed(id).await?;
-        let all: Vec<Uuid> = descendants.iter().copied().chain([id]).collect();
+        let below = self.mark_removed(id).await?;
+        let all: Vec<Uuid> = below.iter().map(|below| below.id).chain([id]).collect();
+        let live = below.iter().filter(|below| !below.removed);
+        let descendants: Vec<Uuid> = live.map(|below| below.id).collect();
         let stops = stream::iter(all.clone())
             .map(|id| self.clear_compute(id))
             .buffer_unordered(PARALLEL_STOPS);
@@ -102,7 +105,7 @@ impl Workspaces {
             );
             return Err(Error::internal(text, anyhow::anyhow!("compute still runs"))
                 .with("removed_count", all.len())
-                .with("stop_failures", list));
+                .with("stop_failures", list.len()));
         }
         let cascade_deleted = descendants.len();
         if !purge {
@@ -127,17 +130,18 @@ impl Workspaces {
         })
     }
 
-    async fn mark_removed(&self, id: Uuid) -> Result<Vec<Uuid>> {
+    /// Answers with everything below, also what an earlier delete left running.
+    async fn mark_removed(&self, id: Uuid) -> Result<Vec<Descendant>> {
         let services = &self.services;
         let mut tx = services.db.begin().await?;
         let descendants = store::descendants(&mut tx, id).await?;
         let now = timestamp(&services.clock);
-        for id in descendants.iter().copied().chain([id]) {
+        for id in descendants.iter().map(|below| below.id).chain([id]) {
             store::mark_removed(&mut tx, id, now).await?;
             services.auth.revoke_all(&mut tx, id).await?;
         }
         tx.commit().await?;
-        for id in descendants.iter().copied().chain([id]) {
+        for id in descendants.iter().map(|below| below.id).chain([id]) {
             services.auth.forget(id);
             services.directory.forget(id);
         }

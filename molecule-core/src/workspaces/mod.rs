@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hooks::HookRunner;
 use crate::redact::Redactor;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, aad};
 use crate::store::Db;
 use crate::supervisor::Supervisor;
 use provision::Provisioner;
@@ -83,6 +83,7 @@ impl Workspaces {
             // Nobody else can be working on this file: no lease is alive.
             store::drop_leases(&self.services.db).await?;
         }
+        self.teach_redactor().await?;
         let supervisor = &self.services.supervisor;
         let this = self.clone();
         supervisor.every("provision-recovery", RECOVERY_EVERY, move || {
@@ -103,6 +104,19 @@ impl Workspaces {
         Ok(())
     }
 
+    /// Teaches the redactor the inbound secrets of all workspaces.
+    async fn teach_redactor(&self) -> sqlx::Result<()> {
+        let services = &self.services;
+        for row in store::inbound_secrets(&services.db).await? {
+            let place = aad("workspaces", &row.id.to_string(), "inbound_secret");
+            // One that does not decrypt cannot leak either.
+            if let Ok(plain) = services.secrets.cipher().open(&row.sealed(), &place) {
+                services.redactor.learn(&String::from_utf8_lossy(&plain));
+            }
+        }
+        Ok(())
+    }
+
     /// All workspaces that were not removed, oldest first.
     pub(crate) async fn list(&self) -> Result<Vec<Workspace>> {
         Ok(store::list(&self.services.db).await?)
@@ -116,6 +130,21 @@ impl Workspaces {
         store::find(&self.services.db, id)
             .await?
             .ok_or_else(|| Error::not_found("workspace not found"))
+    }
+
+    /// Whether the workspace called `id` exists, mostly from memory.
+    ///
+    /// # Errors
+    /// 404 `workspace not found`, also for removed ones.
+    pub(crate) async fn require(&self, id: &str) -> Result<()> {
+        let status = match Uuid::parse_str(id) {
+            Ok(id) => self.services.directory.status(id).await?,
+            Err(_) => None,
+        };
+        match status {
+            Some(_) => Ok(()),
+            None => Err(Error::not_found("workspace not found")),
+        }
     }
 
     /// What a token provider may know of the workspace called `id`.

@@ -166,12 +166,23 @@ impl CreateWorkspace {
         let external = self.external.unwrap_or(false) || runtime.as_deref() == Some("external");
         let url = filled(self.url);
         if let Some(url) = url.as_deref().filter(|_| external) {
-            let parsed = url::Url::parse(url);
-            if !parsed.is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
-                return Err(fields("url must be an http:// or https:// URL".into()));
+            let plain = |u: url::Url| {
+                // Everyone may read it.
+                let has_credentials = !u.username().is_empty() || u.password().is_some();
+                matches!(u.scheme(), "http" | "https") && u.has_host() && !has_credentials
+            };
+            // The parser drops or escapes control characters; the text is stored.
+            let printable = !url.contains(char::is_control);
+            if !printable || !url::Url::parse(url).is_ok_and(plain) {
+                return Err(fields(
+                    "url must be an http:// or https:// URL without credentials".into(),
+                ));
             }
         }
-        if self.initial_memories.is_some_and(|memories| !memories.is_empty()) {
+        if self
+            .initial_memories
+            .is_some_and(|memories| !memories.is_empty())
+        {
             tracing::warn!("initial_memories are not stored by this version");
         }
         let canvas = self.canvas.unwrap_or_default();
@@ -375,6 +386,11 @@ mod tests {
             ),
             (
                 json!({"name": "a", "external": true, "url": "ftp://x"}),
+                "invalid workspace fields",
+                "url",
+            ),
+            (
+                json!({"name": "a", "external": true, "url": "https://user:password@example.org"}),
                 "invalid workspace fields",
                 "url",
             ),

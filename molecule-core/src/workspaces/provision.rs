@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::model::Workspace;
+use super::model::{Status, Workspace};
 use super::template::{self, CONFIG_FILE, ConfigFacts};
 use super::{Services, agent_config, environment, store};
 use crate::auth::mint;
@@ -95,6 +95,16 @@ impl Provisioner {
 
     /// Starts a provision in the background; one per workspace at a time.
     pub(super) fn spawn(&self, id: Uuid) {
+        self.begin(id, false);
+    }
+
+    /// Starts over a provision whose server died, unless someone else does. A
+    /// delete sees it from here on, also before the claim is decided.
+    pub(super) fn take_over(&self, id: Uuid) {
+        self.begin(id, true);
+    }
+
+    fn begin(&self, id: Uuid, abandoned: bool) {
         let cancel = self.services.supervisor.token().child_token();
         let (finished, done) = watch::channel(());
         {
@@ -117,9 +127,35 @@ impl Provisioner {
         };
         self.services.supervisor.spawn("provision", async move {
             let this = entry.provisioner.clone();
-            this.run(id, cancel).await;
+            if !abandoned || this.claim(id).await {
+                this.run(id, cancel).await;
+            }
             drop(entry);
         });
+    }
+
+    /// True when an abandoned provision is this server's now and nothing of it
+    /// runs any more.
+    async fn claim(&self, id: Uuid) -> bool {
+        let services = &self.services;
+        let now = timestamp(&services.clock);
+        match store::claim_lease(&services.db, id, now, self.lease_until()).await {
+            Ok(true) => {}
+            // Another server was faster, or it was removed.
+            Ok(false) => return false,
+            Err(error) => {
+                tracing::warn!(workspace.id = %id, %error, "provision could not be taken over");
+                return false;
+            }
+        }
+        tracing::warn!(workspace.id = %id, "provision was interrupted; starting over");
+        match services.backend.stop(&InstanceRef::of(id)).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(workspace.id = %id, error = %services.describe(error), "leftover could not be stopped");
+                false
+            }
+        }
     }
 
     /// Cancels a provision under way and waits until it took itself back.
@@ -195,8 +231,9 @@ impl Provisioner {
     async fn provision(&self, id: Uuid, cancel: &CancellationToken) -> Outcome {
         let services = &self.services;
         let workspace = match store::find(&services.db, id).await {
-            Ok(Some(workspace)) => workspace,
-            Ok(None) => return Outcome::Cancelled,
+            Ok(Some(workspace)) if workspace.status() == Status::Provisioning => workspace,
+            // Removed before it began.
+            Ok(_) => return Outcome::Cancelled,
             Err(error) => {
                 return Outcome::Failed(Failure::start("load_workspace", "store", &error));
             }

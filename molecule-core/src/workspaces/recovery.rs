@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use super::model::Status;
 use super::{Workspaces, store};
-use crate::backend::InstanceRef;
 use crate::store::timestamp;
 
 /// Documented text of the timeout sweep.
@@ -36,31 +35,13 @@ impl Workspaces {
             if self.provisioner.is_under_way(id) {
                 continue;
             }
-            let until = self.provisioner.lease_until();
-            match store::claim_lease(&services.db, id, now, until).await {
-                Ok(true) => {}
-                // Another server was faster.
-                Ok(false) => continue,
-                Err(error) => {
-                    tracing::warn!(workspace.id = %id, %error, "provision could not be taken over");
-                    continue;
-                }
-            }
-            if services.has_no_backend() {
-                if let Err(error) = services
-                    .mark_failed(id, super::provision::NO_BACKEND, &[])
-                    .await
-                {
-                    tracing::error!(workspace.id = %id, ?error, "outcome not written");
-                }
+            if !services.has_no_backend() {
+                self.provisioner.take_over(id);
                 continue;
             }
-            tracing::warn!(workspace.id = %id, "provision was interrupted; starting over");
-            match services.backend.stop(&InstanceRef::of(id)).await {
-                Ok(()) => self.provisioner.spawn(id),
-                Err(error) => {
-                    tracing::error!(workspace.id = %id, error = %services.describe(error), "leftover could not be stopped");
-                }
+            let failed = services.mark_failed(id, super::provision::NO_BACKEND, &[]);
+            if let Err(error) = failed.await {
+                tracing::error!(workspace.id = %id, ?error, "outcome not written");
             }
         }
     }

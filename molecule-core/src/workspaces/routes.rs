@@ -1,12 +1,11 @@
 //! `/workspaces`.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::HOST;
-use http::{HeaderMap, StatusCode};
-use serde::Deserialize;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::json;
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -17,7 +16,7 @@ use super::view::{WorkspaceDetail, WorkspaceListItem, rfc3339};
 use crate::app::App;
 use crate::auth::AdminAuth;
 use crate::error::Error;
-use crate::http::{ApiResult, ErrorBody, Json, JsonBody};
+use crate::http::{ApiError, ApiResult, ErrorBody, Json, JsonBody};
 
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -87,18 +86,14 @@ async fn list_workspaces(
     Ok(Json(rows.into_iter().map(Into::into).collect()))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct GetQuery {
-    /// `true` also answers for a removed workspace.
-    include_removed: Option<String>,
-}
-
 #[utoipa::path(
     get,
     path = "/workspaces/{id}",
     tag = "workspaces",
-    params(("id" = String, Path, description = "workspace UUID"), GetQuery),
+    params(
+        ("id" = String, Path, description = "workspace UUID"),
+        ("include_removed" = Option<String>, Query, description = "`true` also answers for a removed workspace"),
+    ),
     security(()),
     responses(
         (status = 200, body = WorkspaceDetail),
@@ -111,12 +106,12 @@ struct GetQuery {
 )]
 async fn get_workspace(
     State(app): State<App>,
-    Path(id): Path<String>,
-    Query(query): Query<GetQuery>,
+    WorkspaceId(id): WorkspaceId,
+    uri: Uri,
 ) -> ApiResult<Json<WorkspaceDetail>> {
-    let workspace = app.workspaces.get(workspace_id(&id)?).await?;
+    let workspace = app.workspaces.get(id).await?;
     let removed = workspace.status() == Status::Removed;
-    if removed && query.include_removed.as_deref() != Some("true") {
+    if removed && !is_set(&uri, "include_removed") {
         return Err(Error::gone("workspace removed")
             .with("id", workspace.id.to_string())
             .with("removed_at", workspace.removed_at.map(rfc3339))
@@ -129,20 +124,15 @@ async fn get_workspace(
     Ok(Json(workspace.into()))
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct DeleteQuery {
-    /// `true` deletes sub-workspaces as well.
-    confirm: Option<String>,
-    /// `true` deletes the row and all that hangs on it.
-    purge: Option<String>,
-}
-
 #[utoipa::path(
     delete,
     path = "/workspaces/{id}",
     tag = "workspaces",
-    params(("id" = String, Path, description = "workspace UUID"), DeleteQuery),
+    params(
+        ("id" = String, Path, description = "workspace UUID"),
+        ("confirm" = Option<String>, Query, description = "`true` deletes sub-workspaces as well"),
+        ("purge" = Option<String>, Query, description = "`true` deletes the row and all that hangs on it"),
+    ),
     responses(
         (status = 200, description = "removed or purged; also for an unknown id"),
         (status = 400, body = ErrorBody),
@@ -155,19 +145,35 @@ struct DeleteQuery {
 async fn delete_workspace(
     _: AdminAuth,
     State(app): State<App>,
-    Path(id): Path<String>,
-    Query(query): Query<DeleteQuery>,
+    WorkspaceId(id): WorkspaceId,
+    uri: Uri,
 ) -> ApiResult<Response> {
-    let set = |flag: &Option<String>| flag.as_deref() == Some("true");
-    let id = workspace_id(&id)?;
     let done = app
         .workspaces
-        .delete(id, set(&query.confirm), set(&query.purge))
+        .delete(id, is_set(&uri, "confirm"), is_set(&uri, "purge"))
         .await?;
     let body = json!({ "status": done.status, "cascade_deleted": done.cascade_deleted });
     Ok(Json(body).into_response())
 }
 
-fn workspace_id(text: &str) -> Result<Uuid, Error> {
-    Uuid::parse_str(text).map_err(|_| Error::invalid("invalid workspace ID"))
+/// The workspace in the path.
+struct WorkspaceId(Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for WorkspaceId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await.ok();
+        path.and_then(|Path(text)| Uuid::parse_str(&text).ok())
+            .map(Self)
+            .ok_or_else(|| Error::invalid("invalid workspace ID").into())
+    }
+}
+
+/// True for `?name=true`. Of several the first counts; nothing is refused.
+fn is_set(uri: &Uri, name: &str) -> bool {
+    let query = uri.query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes())
+        .find(|(key, _)| key == name)
+        .is_some_and(|(_, value)| value == "true")
 }

@@ -224,6 +224,39 @@ pub(super) async fn set_inbound_secret(tx: &mut Tx, id: Uuid, sealed: &Sealed) -
 }
 
 statement!(
+    INBOUND_SECRETS,
+    "SELECT id, inbound_secret, inbound_secret_version FROM workspaces
+     WHERE inbound_secret IS NOT NULL AND status <> 'removed'"
+);
+
+/// The secret with which a workspace knows the server.
+pub(super) struct InboundSecret {
+    pub(super) id: Uuid,
+    inbound_secret: Vec<u8>,
+    inbound_secret_version: i64,
+}
+from_row!(InboundSecret {
+    id,
+    inbound_secret,
+    inbound_secret_version
+});
+
+impl InboundSecret {
+    pub(super) fn sealed(&self) -> Sealed {
+        Sealed {
+            bytes: self.inbound_secret.clone(),
+            version: self.inbound_secret_version,
+        }
+    }
+}
+
+pub(super) async fn inbound_secrets(db: &Db) -> sqlx::Result<Vec<InboundSecret>> {
+    with_db!(db, |pool| sqlx::query_as(INBOUND_SECRETS)
+        .fetch_all(pool)
+        .await)
+}
+
+statement!(
     MARK_FAILED,
     "UPDATE workspaces SET status = 'failed', last_sample_error = $2, provision_lease_until = NULL, url = '', updated_at = $3
      WHERE id = $1 AND status = 'provisioning'"
@@ -304,15 +337,26 @@ statement!(
     /// UNION, not UNION ALL: a cycle of parents ends instead of running on.
     DESCENDANTS,
     "WITH RECURSIVE below (id) AS (
-         SELECT id FROM workspaces WHERE parent_id = $1 AND status <> 'removed'
+         SELECT id FROM workspaces WHERE parent_id = $1
          UNION
-         SELECT w.id FROM workspaces w JOIN below b ON w.parent_id = b.id WHERE w.status <> 'removed'
+         SELECT w.id FROM workspaces w JOIN below b ON w.parent_id = b.id
      )
-     SELECT id FROM below WHERE id <> $1"
+     SELECT w.id, w.status = 'removed' AS removed
+     FROM workspaces w JOIN below b ON b.id = w.id
+     WHERE w.id <> $1 AND (w.status <> 'removed' OR w.instance_id IS NOT NULL)"
 );
 
-pub(super) async fn descendants(tx: &mut Tx, id: Uuid) -> sqlx::Result<Vec<Uuid>> {
-    with_tx!(tx, |conn| sqlx::query_scalar(DESCENDANTS)
+/// A workspace below another one: live, or removed with compute that did not
+/// stop.
+#[derive(Clone, Copy)]
+pub(super) struct Descendant {
+    pub(super) id: Uuid,
+    pub(super) removed: bool,
+}
+from_row!(Descendant { id, removed });
+
+pub(super) async fn descendants(tx: &mut Tx, id: Uuid) -> sqlx::Result<Vec<Descendant>> {
+    with_tx!(tx, |conn| sqlx::query_as(DESCENDANTS)
         .bind(id)
         .fetch_all(conn)
         .await)

@@ -78,9 +78,15 @@ struct Scripted {
 }
 
 fn scripted(name: &'static str, config: ScriptedConfig) -> BuildResult {
-    let Some(behaviour) = config.behaviour else { return Ok(None) };
+    let Some(behaviour) = config.behaviour else {
+        return Ok(None);
+    };
     let password = config.password.map(|password| password.expose().to_owned());
-    Ok(Some(Arc::new(Scripted { name, behaviour, password: password.unwrap_or_default() })))
+    Ok(Some(Arc::new(Scripted {
+        name,
+        behaviour,
+        password: password.unwrap_or_default(),
+    })))
 }
 
 fn first(config: ScriptedConfig, _: &BuildContext) -> BuildResult {
@@ -122,7 +128,11 @@ impl EnvMutator for Scripted {
         self.name
     }
 
-    async fn mutate_env(&self, workspace: &WorkspaceContext, env: &mut EnvMap) -> Result<(), HookError> {
+    async fn mutate_env(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+    ) -> Result<(), HookError> {
         let seen = format!("{}_SEEN", self.name.replace('-', "_").to_uppercase());
         env.set(&seen, "yes")?;
         let behaviour = match self.behaviour {
@@ -131,7 +141,10 @@ impl EnvMutator for Scripted {
         };
         match behaviour {
             Behaviour::Ok | Behaviour::ByName => Ok(()),
-            Behaviour::Error => Err(HookError::permanent(format!("refused with {}", self.password))),
+            Behaviour::Error => Err(HookError::permanent(format!(
+                "refused with {}",
+                self.password
+            ))),
             Behaviour::Panic => panic!("panicked with {}", self.password),
             Behaviour::Hang => std::future::pending().await,
             Behaviour::ReservedName => Ok(env.set("PLATFORM_URL", self.password.as_str())?),
@@ -149,14 +162,17 @@ struct TokenConfig {
 }
 
 impl HookConfig for TokenConfig {
-    const FIELDS: &'static [ConfigField] =
-        &[ConfigField::new("token", "the token it serves").secret().env("FAULT_TOKEN")];
+    const FIELDS: &'static [ConfigField] = &[ConfigField::new("token", "the token it serves")
+        .secret()
+        .env("FAULT_TOKEN")];
 }
 
 struct TokenSource(Secret);
 
 fn token_source(config: TokenConfig, _: &BuildContext) -> BuildResult {
-    Ok(config.token.map(|token| Arc::new(TokenSource(token)) as Arc<dyn EnvMutator>))
+    Ok(config
+        .token
+        .map(|token| Arc::new(TokenSource(token)) as Arc<dyn EnvMutator>))
 }
 
 molecule_hooks::register_hook! {

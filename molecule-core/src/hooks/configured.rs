@@ -1,0 +1,40 @@
+//! The secrets in the sections of the linked hooks, for the redactor: a hook may
+//! put one into an error or a panic.
+
+use std::fs::File;
+use std::io::Read;
+
+use molecule_hooks::{HookDescriptor, Secret};
+
+use crate::config::HooksSection;
+
+/// Longer files hold no secret that a hook would accept.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Every value of a field that a hook declared secret: from its section, from the
+/// environment, and from the files that either of them names.
+pub(crate) fn hook_secrets(hooks: &HooksSection) -> Vec<Secret> {
+    let mut found = Vec::new();
+    for descriptor in HookDescriptor::linked() {
+        let section = hooks.config.get(descriptor.name);
+        for field in descriptor.fields.iter().filter(|field| field.secret) {
+            let set = |key: &str| section?.get(key)?.as_str();
+            let from_env = |name: &str| hooks.env.get(name).map(String::as_str);
+            let values = [set(field.name), field.env.and_then(from_env)];
+            found.extend(values.into_iter().flatten().map(Secret::new));
+            let key = format!("{}_file", field.name);
+            let variable = field.env.map(|name| format!("{name}_FILE"));
+            let files = [set(&key), variable.as_deref().and_then(from_env)];
+            found.extend(files.into_iter().flatten().filter_map(read));
+        }
+    }
+    found
+}
+
+/// A file that cannot be read was reported when its hook was built.
+fn read(path: &str) -> Option<Secret> {
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
+    Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}

@@ -1,0 +1,14 @@
+//! Bad input and faults: what must not happen when hooks misbehave, the database
+//! goes away, the server is killed, the operator mistypes.
+
+mod config;
+mod crash;
+mod crash_docker;
+mod database;
+mod hooks;
+mod process;
+mod provisioning;
+mod proxy;
+mod secrets;
+mod shutdown;
+mod takeover;

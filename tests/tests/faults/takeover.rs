@@ -1,0 +1,160 @@
+//! Two servers on one database: who may take over whose work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use molecule_hooks::Clock;
+use molecule_tests::database::postgres_is_wanted;
+use molecule_tests::fake_backend::Fault;
+use molecule_tests::{ADMIN, Engine, TestApp, eventually};
+use serde_json::json;
+
+/// The wall clock, some time ahead.
+#[derive(Clone, Default)]
+pub(crate) struct MovableClock(Arc<AtomicI64>);
+
+impl MovableClock {
+    pub(crate) fn clock(&self) -> Clock {
+        let ahead = Arc::clone(&self.0);
+        Clock::from_fn(move || Utc::now() + TimeDelta::milliseconds(ahead.load(Ordering::Relaxed)))
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).expect("a short time");
+        self.0.fetch_add(millis, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_live_server_keeps_its_provision_and_a_dead_one_loses_it() {
+    if !postgres_is_wanted() {
+        return;
+    }
+    // Given a provision under way on one server
+    let first = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .start()
+        .await;
+    first.backend.set_fault(Fault::StartHangs);
+    let id = first.create(json!({ "name": "a" })).await;
+    eventually("the start hangs", async || {
+        first.backend.starts().len() == 1
+    })
+    .await;
+
+    // When a second server comes up on the same database and looks around
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let clock = MovableClock::default();
+    let second = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .clock(clock.clock())
+        .start_on(first.database.share(), dir)
+        .await;
+    // Its clock is ahead, so that only a renewed lease holds it off
+    clock.advance(Duration::from_secs(19));
+    let renewed = format!(
+        "SELECT count(*) FROM workspaces WHERE provision_lease_until > '{}'",
+        (Utc::now() + TimeDelta::seconds(33)).to_rfc3339()
+    );
+    eventually("the lease is renewed", async || {
+        second.database.count(&renewed).await == 1
+    })
+    .await;
+    let round = async || {
+        let reply = second.get("/admin/liveness").bearer(ADMIN).send().await;
+        reply.json()["subsystems"]["provision-recovery"]["last_tick_at"].clone()
+    };
+    let before = round().await;
+    eventually("the second server looks again", async || {
+        round().await != before
+    })
+    .await;
+
+    // Then it leaves the work alone
+    assert!(
+        second.backend.starts().is_empty(),
+        "taken from a living server"
+    );
+    assert!(
+        second.backend.stops().is_empty(),
+        "stopped under a living server"
+    );
+
+    // When the first server is gone without a word: the lease is as old as that
+    let past = (Utc::now() - TimeDelta::seconds(1)).to_rfc3339();
+    second
+        .database
+        .execute(&format!(
+            "UPDATE workspaces SET provision_lease_until = '{past}'"
+        ))
+        .await;
+
+    // Then the second one stops what may be left and starts over, once
+    eventually("it is taken over", async || {
+        second.backend.agent_token(&id).is_some()
+    })
+    .await;
+    assert_eq!(
+        (second.backend.starts().len(), second.backend.stops().len()),
+        (1, 1)
+    );
+    second.shutdown().await;
+    first.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_servers_one_takes_over() {
+    if !postgres_is_wanted() {
+        return;
+    }
+    // Given an interrupted provision
+    let first = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .start()
+        .await;
+    first.backend.set_fault(Fault::StartHangs);
+    let id = first.create(json!({ "name": "a" })).await;
+    eventually("the start hangs", async || {
+        first.backend.starts().len() == 1
+    })
+    .await;
+    let (database, _dir) = first.shutdown().await;
+
+    // When four servers come up at once
+    let servers = (0..4).map(|_| {
+        let database = database.share();
+        async {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            TestApp::builder(Engine::Postgres)
+                .admin_token(ADMIN)
+                .start_on(database, dir)
+                .await
+        }
+    });
+    let servers = futures_util::future::join_all(servers).await;
+
+    // Then exactly one of them starts the workspace
+    let starts = || {
+        servers
+            .iter()
+            .map(|server| server.backend.starts().len())
+            .sum::<usize>()
+    };
+    eventually("someone takes over", async || {
+        servers
+            .iter()
+            .any(|server| server.backend.agent_token(&id).is_some())
+    })
+    .await;
+    let started = "SELECT count(*) FROM workspaces WHERE provisioned_at IS NOT NULL";
+    eventually("it is recorded", async || {
+        database.count(started).await == 1
+    })
+    .await;
+    assert_eq!(starts(), 1);
+    for server in servers {
+        server.shutdown().await;
+    }
+}
