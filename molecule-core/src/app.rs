@@ -7,11 +7,10 @@ use molecule_hooks::Clock;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, HasAuth};
 use crate::backend::SharedBackend;
 use crate::config::Config;
 use crate::hooks::Credentials;
-use crate::http::HasAuth;
 use crate::presence::Presence;
 use crate::store::Db;
 use crate::supervisor::Supervisor;

@@ -284,6 +284,7 @@ impl Wiring {
             redactor.clone(),
         );
         presence.start(&supervisor);
+        telemetry::keep_metrics_small(&supervisor);
         workspaces.start().await?;
         let app = App::new(Parts {
             config: Arc::clone(&config),

@@ -3,6 +3,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
@@ -10,6 +11,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
 use crate::redact::Redactor;
+use crate::supervisor::Supervisor;
+
+const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Seconds; from a cached answer to a slow provision.
 const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0];
@@ -47,11 +51,6 @@ pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
     }
 }
 
-/// True when `text` is a log filter.
-pub(crate) fn is_filter(text: &str) -> bool {
-    EnvFilter::try_new(text).is_ok()
-}
-
 /// Sends panics through the log. The default hook writes the message to standard
 /// error as it is, and whatever a hook crate panics with may hold a secret.
 fn log_panics() {
@@ -84,6 +83,14 @@ pub(crate) fn metrics_handle() -> PrometheusHandle {
             handle
         })
         .clone()
+}
+
+/// Makes room in the histograms now and then. Samples pile up in the recorder
+/// until somebody reads them, and not every server is scraped.
+pub(crate) fn keep_metrics_small(supervisor: &Supervisor) {
+    supervisor.every("metrics-upkeep", METRICS_UPKEEP_EVERY, || async {
+        metrics_handle().run_upkeep();
+    });
 }
 
 #[derive(Clone)]

@@ -45,7 +45,8 @@ CREATE TABLE workspaces (
 );
 CREATE INDEX workspaces_status ON workspaces (status);
 CREATE INDEX workspaces_parent ON workspaces (parent_id);
-CREATE UNIQUE INDEX workspaces_parent_name ON workspaces (parent_id, name) WHERE parent_id IS NOT NULL AND status <> 'removed';
+-- Roots are siblings of each other.
+CREATE UNIQUE INDEX workspaces_parent_name ON workspaces (COALESCE(parent_id, x'00000000000000000000000000000000'), name) WHERE status <> 'removed';
 
 CREATE TABLE canvas_layouts (
     workspace_id BLOB PRIMARY KEY REFERENCES workspaces (id) ON DELETE CASCADE,

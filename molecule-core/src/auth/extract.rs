@@ -7,7 +7,12 @@ use http::request::Parts;
 
 use super::Auth;
 use crate::error::Error;
-use crate::http::{ApiError, HasAuth};
+use crate::http::ApiError;
+
+/// State that knows who may do what; lets extractors stay ignorant of the rest.
+pub(crate) trait HasAuth: Send + Sync {
+    fn auth(&self) -> &Auth;
+}
 
 /// The request comes from an administrator.
 pub(crate) struct AdminAuth;

@@ -16,8 +16,8 @@ use moka::sync::Cache;
 use molecule_hooks::{Clock, Secret};
 use uuid::Uuid;
 
-pub(crate) use extract::{AdminAuth, WorkspaceAuth, bearer};
-pub(crate) use token::{TokenHash, constant_time_eq, mint};
+pub(crate) use extract::{AdminAuth, HasAuth, WorkspaceAuth, bearer};
+pub(crate) use token::{TokenHash, mint};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ pub(crate) struct Auth {
 }
 
 struct Rules {
-    admin_token: Option<Secret>,
+    admin_token: Option<TokenHash>,
     legacy_workspace_admin: bool,
     fail_open: bool,
 }
@@ -76,7 +76,8 @@ impl Auth {
             clock,
             redactor,
             rules: Arc::new(Rules {
-                admin_token: config.auth.admin_token.clone(),
+                admin_token: (config.auth.admin_token.as_ref())
+                    .map(|token| TokenHash::of(token.expose())),
                 legacy_workspace_admin: config.auth.legacy_workspace_admin,
                 fail_open: config.is_fail_open(),
             }),
@@ -93,12 +94,10 @@ impl Auth {
         self.rules.fail_open
     }
 
-    /// True when `bearer` is the administrator token.
-    pub(crate) fn is_admin(&self, bearer: &str) -> bool {
-        self.rules
-            .admin_token
-            .as_ref()
-            .is_some_and(|token| constant_time_eq(token.expose(), bearer))
+    /// True when the administrator token was offered.
+    fn is_admin(&self, offered: &TokenHash) -> bool {
+        let expected = self.rules.admin_token.as_ref();
+        expected.is_some_and(|token| offered.is(token.as_bytes()))
     }
 
     /// AdminAuth of the contract (§2.3), without the parts of later issues
@@ -121,8 +120,11 @@ impl Auth {
             return Err(Error::unauthorized("admin auth required"));
         };
         let allowed = match &self.rules.admin_token {
-            Some(_) => self.is_admin(bearer),
-            None => self.rules.legacy_workspace_admin && self.lookup(bearer).await?.is_some(),
+            Some(_) => self.is_admin(&TokenHash::of(bearer)),
+            None => {
+                self.rules.legacy_workspace_admin
+                    && self.lookup(bearer, TokenHash::of(bearer)).await?.is_some()
+            }
         };
         match allowed {
             true => Ok(()),
@@ -144,10 +146,11 @@ impl Auth {
                 false => Err(Error::unauthorized("missing workspace auth token")),
             };
         };
-        let allowed = self.is_admin(bearer)
+        let offered = TokenHash::of(bearer);
+        let allowed = self.is_admin(&offered)
             || match Uuid::parse_str(id) {
                 Ok(id) => self
-                    .lookup(bearer)
+                    .lookup(bearer, offered)
                     .await?
                     .is_some_and(|live| live.workspace_id == id),
                 Err(_) => false,
@@ -170,12 +173,17 @@ impl Auth {
     pub(crate) async fn gate(&self, id: Uuid, bearer: Option<&str>) -> Result<Gate> {
         if let Some(bearer) = bearer
             && self
-                .lookup(bearer)
+                .lookup(bearer, TokenHash::of(bearer))
                 .await?
                 .is_some_and(|live| live.workspace_id == id)
         {
             return Ok(Gate::Token);
         }
+        // Boxed, as in `lookup`.
+        Box::pin(self.first_contact(id, bearer)).await
+    }
+
+    async fn first_contact(&self, id: Uuid, bearer: Option<&str>) -> Result<Gate> {
         let state = store::bootstrap_state(&self.db, id)
             .await
             .map_err(away)?
@@ -183,13 +191,13 @@ impl Auth {
         if self.is_fail_open() && !state.has_live_token {
             return Ok(Gate::FirstContact);
         }
-        let enrols = |bearer: &str| {
+        let may_enrol = |bearer: &str| {
             let offered = TokenHash::of(bearer);
             let expected = state.enrolment_hash.as_deref();
-            expected.is_some_and(|hash| hash == offered.as_bytes())
+            expected.is_some_and(|hash| offered.is(hash)) || self.is_admin(&offered)
         };
         match (state.bootstrapped, bearer) {
-            (false, Some(bearer)) if enrols(bearer) || self.is_admin(bearer) => {
+            (false, Some(bearer)) if may_enrol(bearer) => {
                 self.redactor.learn(bearer);
                 Ok(Gate::FirstContact)
             }
@@ -203,13 +211,18 @@ impl Auth {
         !self.rules.legacy_workspace_admin
     }
 
-    /// The live token behind `bearer`, from the cache or the database. Notes its
-    /// use at most once a minute.
-    async fn lookup(&self, bearer: &str) -> Result<Option<LiveToken>> {
-        let hash = TokenHash::of(bearer);
-        if let Some(live) = self.cache.get(&hash) {
-            return Ok(Some(live));
+    /// The live token behind `bearer`, from the cache or the database.
+    async fn lookup(&self, bearer: &str, hash: TokenHash) -> Result<Option<LiveToken>> {
+        match self.cache.get(&hash) {
+            Some(live) => Ok(Some(live)),
+            // Boxed, so that a request whose token is known does not pay for the
+            // memory of queries that it never makes.
+            None => Box::pin(self.read(bearer, hash)).await,
         }
+    }
+
+    /// Reads a token's row into the cache. Notes its use at most once a minute.
+    async fn read(&self, bearer: &str, hash: TokenHash) -> Result<Option<LiveToken>> {
         let revocations = self.revocations.load(Ordering::Acquire);
         let Some(row) = store::find_live(&self.db, &hash).await.map_err(away)? else {
             return Ok(None);

@@ -126,6 +126,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
         }),
         None => Map::new(),
     };
+    let file_is_unread = !problems.is_empty();
     for var in ENV_VARS {
         let Some(text) = sources
             .env
@@ -147,13 +148,12 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     let unread = problems.clone();
     let missing_for_sure = |problem: &String| {
         let field = problem.split(": ").next().unwrap_or_default();
+        let is_unread = |what: &str| unread.iter().any(|unread| unread.starts_with(what));
+        let by_environment = field.starts_with("auth.") || field.starts_with("secrets.");
         !problem.contains("is required")
-            || !unread.iter().any(|unread| {
-                unread.starts_with("environment")
-                    || unread.starts_with(field)
-                    || unread.contains("cannot be read")
-                    || unread.contains("is not valid YAML")
-            })
+            || !(file_is_unread
+                || is_unread(field)
+                || (by_environment && is_unread("environment: ")))
     };
     problems.extend(
         validate::problems(&config)
@@ -167,7 +167,9 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
     let shown = path.display();
     let text = read_text(path, MAX_FILE_BYTES).map_err(|problem| format!("{shown}: {problem}"))?;
     // Through JSON, so that one kind of value serves files, environment and hooks.
-    match serde_yaml::from_str::<Value>(&text) {
+    // JSON lets the last of two equal keys win; YAML's own reader refuses both.
+    let unique = serde_yaml::from_str::<serde_yaml::Value>(&text);
+    match unique.and_then(|_| serde_yaml::from_str::<Value>(&text)) {
         Ok(Value::Object(root)) => Ok(root),
         Ok(Value::Null) => Ok(Map::new()),
         Ok(_) => Err(format!("{shown}: must be a mapping of keys to values")),

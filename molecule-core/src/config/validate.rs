@@ -2,7 +2,6 @@
 
 use super::{BackendChoice, Config, Environment};
 use crate::secrets::EncryptionKey;
-use crate::telemetry;
 
 /// One sentence per problem.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -13,7 +12,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     database(config, &mut found);
     backend(config, &mut found);
     workspaces(config, &mut found);
-    if !telemetry::is_filter(&config.log.filter) {
+    if tracing_subscriber::EnvFilter::try_new(&config.log.filter).is_err() {
         found.push(
             "log.filter (RUST_LOG): is not a log filter such as info or molecule_core=debug"
                 .to_owned(),

@@ -1,7 +1,7 @@
 //! Live tokens from the first hook that can provide them.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -17,8 +17,6 @@ use crate::redact::Redactor;
 /// Caches of workspaces that did not ask for this long are dropped.
 const IDLE: Duration = Duration::from_secs(2 * 3600);
 const MOST_CACHES: u64 = 100_000;
-/// Key of the one cache of a shared token, and of the admin route.
-const SHARED: &str = "";
 
 /// The room behind the token-refresh endpoints. Cheap to clone.
 ///
@@ -28,6 +26,9 @@ const SHARED: &str = "";
 #[derive(Clone)]
 pub(crate) struct Credentials {
     registry: Registry,
+    /// Of a shared token, and of the admin route.
+    shared: Arc<OnceLock<TokenCache>>,
+    /// By workspace.
     caches: Cache<String, TokenCache>,
     redactor: Redactor,
     clock: Clock,
@@ -41,6 +42,7 @@ impl Credentials {
             .build();
         Self {
             registry,
+            shared: Arc::default(),
             caches,
             redactor,
             clock,
@@ -56,10 +58,12 @@ impl Credentials {
     /// never.
     pub(crate) async fn for_admin(&self) -> Result<Token> {
         let (hook, scope) = self.provider()?;
-        let cache = self
-            .caches
-            .get_with_by_ref(SHARED, || self.cache(hook, scope, None));
-        answer(&cache).await
+        self.shared(hook, scope).await
+    }
+
+    async fn shared(&self, hook: RegisteredHook, scope: TokenScope) -> Result<Token> {
+        let cache = self.shared.get_or_init(|| self.cache(hook, scope, None));
+        answer(cache).await
     }
 
     /// A token for a workspace; `load` reads what the provider may know of it and
@@ -68,22 +72,28 @@ impl Credentials {
     ///
     /// # Errors
     /// As [`for_admin`](Self::for_admin), and whatever `load` returns.
-    pub(crate) async fn for_workspace<R, F>(&self, id: &str, require: R, load: F) -> Result<Token>
+    pub(crate) async fn for_workspace<R, F>(
+        &self,
+        id: &str,
+        require: impl FnOnce() -> R,
+        load: impl FnOnce() -> F,
+    ) -> Result<Token>
     where
         R: Future<Output = Result<()>>,
         F: Future<Output = Result<WorkspaceContext>>,
     {
         let (hook, scope) = self.provider()?;
         if scope == TokenScope::Shared {
-            return self.for_admin().await;
+            return self.shared(hook, scope).await;
         }
         let cache = match self.caches.get(id) {
             Some(cache) => {
-                require.await?;
+                require().await?;
                 cache
             }
             None => {
-                let workspace = load.await?;
+                // Boxed: it happens once per workspace, and is large.
+                let workspace = Box::pin(load()).await?;
                 self.caches
                     .get_with_by_ref(id, || self.cache(hook, scope, Some(workspace)))
             }

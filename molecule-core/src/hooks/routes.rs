@@ -66,8 +66,8 @@ async fn get_workspace_installation_token(
 ) -> ApiResult<Response> {
     // One spelling per workspace, so that it has one cache.
     let id = Uuid::parse_str(&id).map_or(id, |id| id.to_string());
-    let require = app.workspaces.require(&id);
-    let context = app.workspaces.hook_context(&id);
+    let require = || app.workspaces.require(&id);
+    let context = || app.workspaces.hook_context(&id);
     let token = app.credentials.for_workspace(&id, require, context);
     Ok(render(token.await?))
 }

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -11,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use metrics::{Counter, Gauge, Histogram};
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -60,6 +62,26 @@ struct Inner {
     max_body_bytes: usize,
     /// `/workspaces/{id}` as the metrics call it: `/workspaces/:id`.
     labels: HashMap<String, &'static str>,
+    series: RwLock<HashMap<Labels, Series>>,
+    ids: RequestIds,
+}
+
+/// Method, route and status, as the metrics call them.
+type Labels = (&'static str, &'static str, &'static str);
+
+/// What is measured under one set of labels. Finding a series in the recorder
+/// allocates; using it does not.
+struct Series {
+    requests: Counter,
+    seconds: Gauge,
+    durations: Histogram,
+}
+
+/// Names for requests: a random start and a count. They are not secret, and asking
+/// the system for randomness every time costs more than a request should.
+struct RequestIds {
+    start: u64,
+    given: AtomicU64,
 }
 
 impl Shell {
@@ -84,7 +106,21 @@ impl Shell {
             timeout,
             max_body_bytes,
             labels,
+            series: RwLock::default(),
+            ids: RequestIds::new(),
         }))
+    }
+
+    fn record(&self, labels: Labels, took: Duration) {
+        let series = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = series.get(&labels) {
+            return series.record(took);
+        }
+        drop(series);
+        let new = Series::new(labels);
+        new.record(took);
+        let mut series = (self.0.series.write()).unwrap_or_else(PoisonError::into_inner);
+        series.insert(labels, new);
     }
 
     pub(super) fn max_body_bytes(&self) -> usize {
@@ -94,7 +130,7 @@ impl Shell {
 
 pub(super) async fn shell(State(shell): State<Shell>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = request_id(request.headers());
+    let id = request_id(request.headers(), &shell.0.ids);
     let method = method_label(request.method());
     let path = request
         .extensions()
@@ -105,7 +141,7 @@ pub(super) async fn shell(State(shell): State<Shell>, request: Request, next: Ne
     let mut response = run(&shell, request, next).instrument(span.clone()).await;
     let took = started.elapsed();
     let status = response.status();
-    record(method, path, status.as_u16(), took);
+    shell.record((method, path, status_label(status.as_u16())), took);
     span.in_scope(|| {
         let duration_ms = took.as_secs_f64() * 1000.0;
         let status = status.as_u16();
@@ -138,7 +174,7 @@ async fn run(shell: &Shell, request: Request, next: Next) -> Response {
 }
 
 /// The caller's id if it is short and plain, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+fn request_id(headers: &HeaderMap, ids: &RequestIds) -> HeaderValue {
     let plain = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
         !bytes.is_empty()
@@ -149,11 +185,25 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     };
     match headers.get(REQUEST_ID).filter(plain) {
         Some(id) => id.clone(),
-        None => {
-            let mut buffer = Uuid::encode_buffer();
-            let text = Uuid::new_v4().as_simple().encode_lower(&mut buffer);
-            HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
+        None => ids.next(),
+    }
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        let (start, _) = Uuid::new_v4().as_u64_pair();
+        Self {
+            start,
+            given: AtomicU64::new(0),
         }
+    }
+
+    fn next(&self) -> HeaderValue {
+        let count = self.given.fetch_add(1, Ordering::Relaxed);
+        let mut buffer = Uuid::encode_buffer();
+        let id = Uuid::from_u64_pair(self.start, count);
+        let text = id.as_simple().encode_lower(&mut buffer);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
     }
 }
 
@@ -171,15 +221,22 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-fn record(method: &'static str, path: &'static str, status: u16, took: Duration) {
-    let status = status_label(status);
-    metrics::counter!("molecule_http_requests_total", "method" => method, "path" => path, "status" => status)
-        .increment(1);
-    // The documented series is a plain sum; this crate's counters are integers.
-    metrics::gauge!("molecule_http_request_duration_seconds_total", "method" => method, "path" => path, "status" => status)
-        .increment(took.as_secs_f64());
-    metrics::histogram!("molecule_http_request_duration_seconds", "method" => method, "path" => path, "status" => status)
-        .record(took.as_secs_f64());
+impl Series {
+    fn new((method, path, status): Labels) -> Self {
+        let labels = [("method", method), ("path", path), ("status", status)];
+        Self {
+            requests: metrics::counter!("molecule_http_requests_total", &labels),
+            // The documented series is a plain sum; this crate's counters are integers.
+            seconds: metrics::gauge!("molecule_http_request_duration_seconds_total", &labels),
+            durations: metrics::histogram!("molecule_http_request_duration_seconds", &labels),
+        }
+    }
+
+    fn record(&self, took: Duration) {
+        self.requests.increment(1);
+        self.seconds.increment(took.as_secs_f64());
+        self.durations.record(took.as_secs_f64());
+    }
 }
 
 fn status_label(status: u16) -> &'static str {

@@ -18,13 +18,7 @@ pub(crate) use middleware::Shell;
 pub(crate) use openapi::document;
 pub(crate) use system::router as system_router;
 
-use crate::auth::Auth;
 use crate::error::Error;
-
-/// State that knows who may do what; lets extractors stay ignorant of the rest.
-pub(crate) trait HasAuth: Send + Sync {
-    fn auth(&self) -> &Auth;
-}
 
 /// Puts the shell around the rooms' routes.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(
@@ -39,9 +33,12 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(
         // The wire has no 405: a wrong method is an unknown route.
         .method_not_allowed_fallback(not_found)
         .with_state(state)
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(Extension(json::BodyLimit(limit)))
-        .layer(from_fn_with_state(shell, middleware::shell))
+        // The first is the outermost. One call, because each boxes every request.
+        .layer((
+            from_fn_with_state(shell, middleware::shell),
+            DefaultBodyLimit::max(limit),
+            Extension(json::BodyLimit(limit)),
+        ))
 }
 
 async fn not_found() -> ApiError {

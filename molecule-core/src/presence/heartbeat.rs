@@ -133,7 +133,8 @@ impl Presence {
         let vitals = beat.vitals();
         let report = self.report(beat);
         if let Some((to, cause)) = transition::next(status, vitals) {
-            self.change_status(id, status, to, cause, &report)
+            // Boxed: hardly any heartbeat comes here.
+            Box::pin(self.change_status(id, status, to, cause, &report))
                 .await
                 .map_err(|error| error.says("failed to update"))?;
         }

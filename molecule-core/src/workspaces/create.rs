@@ -127,7 +127,11 @@ impl Workspaces {
         let payload = json!({ "name": new.name, "external": true });
         let event = self.record(&mut tx, event_type, id, payload).await?;
         let mut reply = json!({ "id": id, "external": true, "status": status.as_str() });
-        if !online {
+        if online {
+            // Its agent gets its first token by registering.
+            let secret = services.auth.issue_enrolment(&mut tx, id).await?;
+            reply["enrolment_secret"] = json!(secret.expose());
+        } else {
             let token = services.auth.issue(&mut tx, id).await?;
             reply["connection"] = connection(id, external_url, token.expose());
         }

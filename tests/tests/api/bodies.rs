@@ -292,12 +292,12 @@ async fn a_detail_names_the_field() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_fields_and_content_types_are_ignored() {
     let app = strict(Engine::Sqlite).start().await;
-    let body = r#" {"name":"a","surprise":{"x":[1,2]},"role":null} "#;
-    for kind in [
-        "text/plain",
-        "application/xml",
-        "application/json; charset=latin1",
+    for (name, kind) in [
+        ("a", "text/plain"),
+        ("b", "application/xml"),
+        ("c", "application/json; charset=latin1"),
     ] {
+        let body = format!(r#" {{"name":"{name}","surprise":{{"x":[1,2]}},"role":null}} "#);
         let reply = app
             .request("POST", "/workspaces")
             .bearer(ADMIN)

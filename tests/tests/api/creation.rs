@@ -384,6 +384,11 @@ on_both_engines! {
                 "a workspace of that name already exists under this parent",
             );
         }
+        // Roots are siblings too.
+        create(&app, json!({ "name": "lead" })).await.assert_error(
+            409,
+            "a workspace of that name already exists under this parent",
+        );
         assert_eq!(recorded(&app, "WORKSPACE_PROVISIONING").await, 3);
         assert_eq!(
             create(&app, json!({ "name": "qa", "parent_id": other }))

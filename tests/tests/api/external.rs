@@ -14,12 +14,16 @@ on_both_engines! {
             json!({ "name": "b", "runtime": "external", "url": "https://agent.example/a2a" }),
         ] {
             let reply = create(&app, body.clone()).await;
-            let id = reply.json()["id"].as_str().expect("an id").to_owned();
+            let mut made = reply.json();
+            let id = made["id"].as_str().expect("an id").to_owned();
+            // How its agent gets a first token where nobody is let in for nothing.
+            let secret = made["enrolment_secret"].take();
+            assert_eq!(secret.as_str().map(str::len), Some(43));
             assert_eq!(
-                (reply.status, reply.json()),
+                (reply.status, made),
                 (
                     201,
-                    json!({ "id": id, "external": true, "status": "online" })
+                    json!({ "id": id, "external": true, "status": "online", "enrolment_secret": null })
                 )
             );
             let expected = json!({ "name": body["name"], "external": true });

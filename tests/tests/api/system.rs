@@ -49,7 +49,7 @@ on_both_engines! {
             let loops = reply["subsystems"]
                 .as_object()
                 .map_or(0, serde_json::Map::len);
-            loops >= 4
+            loops >= 5
         })
         .await;
         let reply = app.get("/admin/liveness").bearer(ADMIN).send().await.json();
@@ -57,6 +57,7 @@ on_both_engines! {
         let names = fields(&reply["subsystems"]);
         for name in [
             "heartbeat-flush",
+            "metrics-upkeep",
             "orphan-sweeper",
             "provision-recovery",
             "provision-timeout-sweep",

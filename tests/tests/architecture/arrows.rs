@@ -19,7 +19,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("redact", &[]),
     ("store", &["config", "error"]),
     ("supervisor", &[]),
-    ("telemetry", &["config", "redact"]),
+    ("telemetry", &["config", "redact", "supervisor"]),
     // The shell and what rooms are built on.
     ("backend", &["config"]),
     ("events", &["redact", "store"]),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::process::{Deployment, ServerProcess};
+use crate::proxy::Proxy;
 
 /// Set to 1 to leave out the tests that need a Docker daemon, knowingly.
 const SKIP_VARIABLE: &str = "MOLECULE_TEST_SKIP_DOCKER";
@@ -78,17 +79,27 @@ impl OnDocker {
             .set("database.url", database.url())
             .set("server.address", "0.0.0.0")
             .set("server.platform_url", platform_url)
-            .set("backend", json!({
-                "kind": "docker",
-                "docker": { "network": network, "images": { "langgraph": IMAGE } },
-            }));
-        Self { deployment, database, network, created: Vec::new() }
+            .set(
+                "backend",
+                json!({
+                    "kind": "docker",
+                    "docker": { "network": network, "images": { "langgraph": IMAGE } },
+                }),
+            );
+        Self {
+            deployment,
+            database,
+            network,
+            created: Vec::new(),
+        }
     }
 
     /// Creates a workspace whose agent sends heartbeats often.
     async fn create(&mut self, server: &ServerProcess, name: &str) -> String {
         let secrets = json!({ "HEARTBEAT_SECS": "0.2" });
-        let id = server.create(json!({ "name": name, "tier": 2, "secrets": secrets })).await;
+        let id = server
+            .create(json!({ "name": name, "tier": 2, "secrets": secrets }))
+            .await;
         self.created.push(id.clone());
         id
     }
@@ -117,8 +128,13 @@ impl Drop for OnDocker {
         let run = |args: &[&str]| Command::new("docker").args(args).output();
         for id in &self.created {
             let filter = format!("label=molecule.workspace.id={id}");
-            for (list, remove) in [(&["ps", "-aq"][..], &["rm", "-f"][..]), (&["volume", "ls", "-q"], &["volume", "rm"])] {
-                let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else { continue };
+            for (list, remove) in [
+                (&["ps", "-aq"][..], &["rm", "-f"][..]),
+                (&["volume", "ls", "-q"], &["volume", "rm"]),
+            ] {
+                let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else {
+                    continue;
+                };
                 for name in String::from_utf8_lossy(&output.stdout).lines() {
                     let _ = run(&[remove, &[name]].concat());
                 }
@@ -198,4 +214,52 @@ async fn a_kill_at_any_moment_of_a_container_start_leaves_nothing_stuck() {
         world.assert_nothing_left_of(&id);
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_daemon_that_goes_away_is_no_reason_to_lose_track_of_a_container() {
+    if !docker_is_wanted() {
+        return;
+    }
+    // Given a server that reaches the daemon through a proxy
+    let mut world = OnDocker::new().await;
+    let mut proxy = Proxy::start("/var/run/docker.sock").await;
+    let host = format!("tcp://127.0.0.1:{}", proxy.port());
+    world
+        .deployment
+        .set("backend.docker.host", host)
+        .set("backend.docker.timeout_secs", 2);
+    let server = world.deployment.start().await;
+
+    // When the daemon goes away in the middle of a start
+    let interrupted = world.create(&server, "interrupted").await;
+    eventually("the start made something", async || {
+        world.objects_of(&interrupted) != (vec![], vec![])
+    })
+    .await;
+    proxy.cut().await;
+
+    // Then the row says so, and a delete says that it could not stop the compute
+    let row = server.wait_for_status(&interrupted, "failed").await;
+    assert_eq!(row["last_sample_error"], "workspace start failed");
+    assert_eq!(server.request("GET", "/readyz").send().await.status, 503);
+    assert_eq!(server.request("GET", "/health").send().await.status, 200);
+    let path = format!("/workspaces/{interrupted}");
+    let reply = server.admin("DELETE", &path).send().await;
+    assert_eq!(reply.status, 500, "{}", reply.text);
+    assert!(
+        reply.error().contains("1 stop call(s) failed"),
+        "{}",
+        reply.text
+    );
+
+    // When it is back, then the delete can be repeated and the next start works
+    proxy.restore().await;
+    server.delete(&interrupted).await;
+    world.assert_nothing_left_of(&interrupted);
+    let id = world.create(&server, "next").await;
+    server.wait_for_status(&id, "online").await;
+    server.delete(&id).await;
+    world.assert_nothing_left_of(&id);
+    server.stop().await;
 }

@@ -1,11 +1,13 @@
 //! Bad input and faults: what must not happen when hooks misbehave, the database
 //! goes away, the server is killed, the operator mistypes.
 
+mod commands;
 mod config;
 mod crash;
 mod crash_docker;
 mod database;
 mod hooks;
+mod plants;
 mod process;
 mod provisioning;
 mod proxy;

@@ -83,7 +83,7 @@ impl Deployment {
 
     /// Writes the configuration file as it will be read.
     pub(crate) fn write_config(&self) -> PathBuf {
-        self.write_text(&self.config.to_string())
+        self.write_text(self.config.to_string())
     }
 
     /// Writes the text of a configuration file.

@@ -54,11 +54,11 @@ on_both_engines! {
         for (done, fault) in (1..).zip(faults) {
             let mut events = app.events();
             app.backend.set_fault(fault.clone());
-            let id = app.create(json!({ "name": "a" })).await;
+            let id = app.create(json!({ "name": done.to_string() })).await;
             assert_failed(&app, &id, START_FAILED).await;
             assert_eq!(app.database.count(FAILURES).await, done, "{fault:?}");
             let expected = [
-                (EventType::WorkspaceProvisioning, json!({ "name": "a", "tier": 3, "runtime": "langgraph" })),
+                (EventType::WorkspaceProvisioning, json!({ "name": done.to_string(), "tier": 3, "runtime": "langgraph" })),
                 (EventType::WorkspaceProvisionFailed, json!({ "error": START_FAILED })),
             ];
             assert_eq!(published(&mut events), expected, "{fault:?}");
@@ -149,7 +149,7 @@ on_both_engines! {
             let before = app.backend.starts().len();
             let blocker = app.create(json!({ "name": "blocker" })).await;
             eventually("the slot is taken", async || app.backend.starts().len() > before).await;
-            let id = app.create(json!({ "name": "a", "secrets": { "KEY": "value-of-the-key" } })).await;
+            let id = app.create(json!({ "name": damage, "secrets": { "KEY": "value-of-the-key" } })).await;
 
             // When a stored secret is damaged before the next one has its turn
             app.database.execute(&damage).await;

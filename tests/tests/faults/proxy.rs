@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) struct Proxy {
@@ -13,7 +13,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts forwarding to `target`.
+    /// Starts forwarding to `target`: `host:port`, or the path of a socket.
     pub(crate) async fn start(target: &str) -> Self {
         let mut proxy = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -51,7 +51,11 @@ impl Proxy {
                 };
                 let target = target.clone();
                 connections.spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(target).await {
+                    if target.starts_with('/') {
+                        if let Ok(mut server) = UnixStream::connect(target).await {
+                            let _ = copy_bidirectional(&mut client, &mut server).await;
+                        }
+                    } else if let Ok(mut server) = TcpStream::connect(target).await {
                         let _ = copy_bidirectional(&mut client, &mut server).await;
                     }
                 });

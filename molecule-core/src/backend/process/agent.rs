@@ -43,6 +43,16 @@ impl AgentRecord {
         })
     }
 
+    /// The agent whose files lie in `configs`, when it runs and nobody wrote that
+    /// down: its server was killed in the moment it started it.
+    pub(super) fn unrecorded(configs: &str) -> io::Result<Option<Self>> {
+        let mark = format!("WORKSPACE_CONFIG_PATH={configs}");
+        match proc_table::leader_with_variable(&mark)? {
+            Some(process) => Self::of(process.pid, 0).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// True when the agent itself still runs.
     pub(super) fn runs(&self) -> io::Result<bool> {
         if proc_table::boot_id()? != self.boot_id {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::agent::AgentRecord;
 use self::folder::{Folder, Owner};
 use super::{
     BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
@@ -253,7 +254,10 @@ impl Inner {
         let folder = self.folder(workspace);
         let own = folder.clone();
         let record = blocking_io(OPERATION, move || match own.owner()? {
-            Owner::Us => own.read_record(),
+            Owner::Us => match own.read_record()? {
+                Some(record) => Ok(Some(record)),
+                None => AgentRecord::unrecorded(&own.configs().to_string_lossy()),
+            },
             Owner::Nobody | Owner::Other => Ok(None),
         });
         if let Some(record) = record.await? {

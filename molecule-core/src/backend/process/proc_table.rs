@@ -32,7 +32,18 @@ pub(super) fn stat(pid: i32) -> io::Result<Option<ProcessStat>> {
 
 /// All living members of a process group.
 pub(super) fn group_members(group: i32) -> io::Result<Vec<ProcessStat>> {
-    let mut members = Vec::new();
+    living(|process| process.group == group)
+}
+
+/// The living leader of a process group that was given `NAME=value`.
+pub(super) fn leader_with_variable(assignment: &str) -> io::Result<Option<ProcessStat>> {
+    let leads = |process: &ProcessStat| process.group == process.pid;
+    let found = living(|process| leads(process) && has_variable(process.pid, assignment))?;
+    Ok(found.first().copied())
+}
+
+fn living(wanted: impl Fn(&ProcessStat) -> bool) -> io::Result<Vec<ProcessStat>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?
             .file_name()
@@ -42,13 +53,13 @@ pub(super) fn group_members(group: i32) -> io::Result<Vec<ProcessStat>> {
             continue;
         };
         if let Ok(Some(process)) = stat(pid)
-            && process.group == group
             && !process.ended
+            && wanted(&process)
         {
-            members.push(process);
+            found.push(process);
         }
     }
-    Ok(members)
+    Ok(found)
 }
 
 /// True when the process was given `NAME=value` in its environment. False when

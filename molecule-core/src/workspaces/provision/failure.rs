@@ -1,0 +1,162 @@
+//! Why a provision failed, and what of it may be shown.
+
+use std::time::Duration;
+
+use molecule_hooks::ChainError;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::super::{Services, store};
+use crate::backend::{BackendError, BackendKind};
+use crate::error::Error;
+use crate::events::EventType;
+use crate::secrets::BundleError;
+use crate::store::timestamp;
+
+/// Why a provision failed: what may be shown, a bounded word for metrics, and the
+/// cause for the log.
+pub(super) struct Failure {
+    pub(super) text: String,
+    pub(super) class: &'static str,
+    pub(super) cause: String,
+    pub(super) missing: Vec<String>,
+}
+
+/// How a step ended, if not well.
+pub(super) enum Step {
+    Failed(Failure),
+    Cancelled,
+}
+
+impl Failure {
+    pub(super) fn new(text: &str, class: &'static str, cause: String) -> Self {
+        Self {
+            text: text.to_owned(),
+            class,
+            cause,
+            missing: Vec::new(),
+        }
+    }
+
+    pub(super) fn start(step: &str, class: &'static str, cause: &dyn std::fmt::Display) -> Self {
+        Self::new("workspace start failed", class, format!("{step}: {cause}"))
+    }
+
+    pub(super) fn panicked() -> Self {
+        Self::start("provision", "panic", &"panicked")
+    }
+
+    pub(super) fn deadline(limit: Duration) -> Self {
+        let cause = format!("not started within {} s", limit.as_secs());
+        Self::start("deadline", "timeout", &cause)
+    }
+}
+
+impl From<Failure> for Step {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<BundleError> for Step {
+    fn from(error: BundleError) -> Self {
+        let text = match error {
+            BundleError::Store(_) => "workspace start failed".to_owned(),
+            BundleError::Global(_) | BundleError::Workspace(_) => error.to_string(),
+        };
+        let cause = format!("load_secrets: {:#}", anyhow::Error::from(error));
+        Failure::new(&text, "secrets", cause).into()
+    }
+}
+
+impl From<ChainError> for Step {
+    fn from(error: ChainError) -> Self {
+        let cause = format!("provisionhook {:?}: {}", error.hook, error.cause.chain());
+        Failure::new("plugin env mutator chain failed", "hook", cause).into()
+    }
+}
+
+impl From<Error> for Step {
+    fn from(error: Error) -> Self {
+        Failure::start("mint_credentials", "credentials", &error.internal_context()).into()
+    }
+}
+
+impl From<BackendError> for Step {
+    fn from(error: BackendError) -> Self {
+        if matches!(error, BackendError::Cancelled) {
+            return Self::Cancelled;
+        }
+        let text = match error {
+            BackendError::NotConfigured => NO_BACKEND,
+            _ => "workspace start failed",
+        };
+        let class = error.class();
+        Failure::new(
+            text,
+            class,
+            format!("start_backend: {:#}", anyhow::Error::from(error)),
+        )
+        .into()
+    }
+}
+
+/// Documented text of a server without a backend.
+pub(crate) const NO_BACKEND: &str = "no provisioning backend available — workspace requires either a \
+     Docker daemon (self-hosted) or control-plane provisioner (SaaS)";
+
+impl Services {
+    /// Documented outcome of a failed provision: the event, then the row.
+    pub(in super::super) async fn mark_failed(
+        &self,
+        id: Uuid,
+        text: &str,
+        missing: &[String],
+    ) -> Result<(), Error> {
+        let mut payload = json!({ "error": text });
+        if !missing.is_empty() {
+            payload["missing"] = json!(missing);
+        }
+        self.fail_row(id, text, payload).await
+    }
+
+    /// As [`mark_failed`](Self::mark_failed), with a payload of its own.
+    pub(in super::super) async fn fail_row(
+        &self,
+        id: Uuid,
+        text: &str,
+        payload: serde_json::Value,
+    ) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        if !store::mark_failed(&mut tx, id, text, timestamp(&self.clock)).await? {
+            return Ok(());
+        }
+        let event = self
+            .events
+            .record(&mut tx, EventType::WorkspaceProvisionFailed, id, payload)
+            .await?;
+        tx.commit().await?;
+        self.directory.forget(id);
+        self.events.publish(event);
+        Ok(())
+    }
+
+    /// Compensation of `mint_credentials`.
+    pub(super) async fn revoke(&self, id: Uuid) -> Result<(), String> {
+        let revoking = async {
+            let mut tx = self.db.begin().await?;
+            self.auth.revoke_all(&mut tx, id).await?;
+            tx.commit().await
+        };
+        let revoked = revoking
+            .await
+            .map_err(|error: sqlx::Error| error.to_string());
+        self.auth.forget(id);
+        revoked
+    }
+
+    /// True when this server starts no compute.
+    pub(in super::super) fn has_no_backend(&self) -> bool {
+        self.backend.kind() == BackendKind::None
+    }
+}

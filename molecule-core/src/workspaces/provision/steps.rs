@@ -1,0 +1,228 @@
+//! The steps of a provision and how each is taken back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use molecule_hooks::{EnvMap, Secret};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::super::model::Workspace;
+use super::super::template::{self, CONFIG_FILE, ConfigFacts};
+use super::super::{agent_config, environment, store};
+use super::Provisioner;
+use super::failure::{Failure, Step};
+use crate::auth::mint;
+use crate::backend::{ConfigFile, Instance, InstanceRef, StartSpec, UndoStack};
+use crate::error::Error;
+use crate::secrets::aad;
+use crate::store::timestamp;
+
+/// File modes in the config volume.
+const PUBLIC: u32 = 0o644;
+const PRIVATE: u32 = 0o600;
+
+impl Provisioner {
+    pub(super) async fn steps(
+        &self,
+        workspace: &Workspace,
+        template: Option<PathBuf>,
+        cancel: &CancellationToken,
+        undo: &mut UndoStack,
+    ) -> Result<(), Step> {
+        let services = &self.services;
+        let id = workspace.id;
+        let secrets = unless(cancel, services.secrets.bundle(id)).await??;
+        let mut env = environment::base(
+            workspace,
+            &secrets,
+            services.config.workspaces.awareness_url.as_deref(),
+        );
+        unless(
+            cancel,
+            services.hooks.run(&workspace.hook_context(), &mut env),
+        )
+        .await??;
+        let (config, facts) = self.config_of(workspace, template.as_deref()).await;
+        check_required(&facts, &env)?;
+        let files = unless(cancel, self.mint_credentials(id, config, undo)).await??;
+        let spec = self.spec(workspace, &env, template, files);
+        let instance = services.backend.start(&spec, cancel).await?;
+        self.undo_start(id, &instance, undo);
+        self.record(id, &instance).await
+    }
+
+    /// The template folder: the one it was created from, else the runtime's
+    /// default, else none.
+    pub(super) async fn template_of(&self, workspace: &Workspace) -> Option<PathBuf> {
+        let root = self.services.config.workspaces.templates_dir.as_deref()?;
+        match &workspace.template {
+            Some(name) => template::named(root, name).await,
+            None => template::default_for(root, self.runtime_of(workspace)).await,
+        }
+    }
+
+    fn runtime_of<'a>(&'a self, workspace: &'a Workspace) -> &'a str {
+        agent_config::safe_runtime(
+            &workspace.runtime,
+            &self.services.config.workspaces.default_runtime,
+        )
+    }
+
+    /// The generated `config.yaml`, if the template brings none, and what the
+    /// effective one says.
+    async fn config_of(
+        &self,
+        workspace: &Workspace,
+        template: Option<&std::path::Path>,
+    ) -> (Option<ConfigFile>, ConfigFacts) {
+        if let Some(dir) = template
+            && tokio::fs::try_exists(dir.join(CONFIG_FILE))
+                .await
+                .unwrap_or(false)
+        {
+            return (None, ConfigFacts::of_folder(dir).await);
+        }
+        let text = agent_config::render(workspace, self.runtime_of(workspace));
+        let facts = ConfigFacts::parse(&text);
+        (Some(file(CONFIG_FILE, text.into_bytes(), PUBLIC)), facts)
+    }
+
+    /// Revokes older tokens and mints the agent's own, in one transaction.
+    async fn mint_credentials(
+        &self,
+        id: Uuid,
+        config: Option<ConfigFile>,
+        undo: &mut UndoStack,
+    ) -> Result<Vec<ConfigFile>, Error> {
+        let services = &self.services;
+        let inbound: Secret = mint()?;
+        services.redactor.learn(inbound.expose());
+        let place = aad("workspaces", &id.to_string(), "inbound_secret");
+        let sealed = services
+            .secrets
+            .cipher()
+            .seal(inbound.expose().as_bytes(), &place)
+            .map_err(|error| Error::internal("workspace start failed", error))?;
+        let mut tx = services.db.begin().await?;
+        services.auth.revoke_all(&mut tx, id).await?;
+        let token = services.auth.issue(&mut tx, id).await?;
+        store::set_inbound_secret(&mut tx, id, &sealed).await?;
+        tx.commit().await?;
+        services.auth.forget(id);
+        let taking_back = Arc::clone(services);
+        undo.push(
+            "mint_credentials",
+            async move { taking_back.revoke(id).await },
+        );
+        let private =
+            |name: &str, secret: &Secret| file(name, secret.expose().as_bytes().to_vec(), PRIVATE);
+        let mut files = vec![
+            private(".auth_token", &token),
+            private(".platform_inbound_secret", &inbound),
+        ];
+        files.extend(config);
+        Ok(files)
+    }
+
+    fn spec(
+        &self,
+        workspace: &Workspace,
+        env: &EnvMap,
+        template_dir: Option<PathBuf>,
+        files: Vec<ConfigFile>,
+    ) -> StartSpec {
+        let config = &self.services.config.workspaces;
+        let dir = workspace.workspace_dir.as_ref().map(PathBuf::from);
+        StartSpec {
+            workspace_id: workspace.id,
+            runtime: self.runtime_of(workspace).to_owned(),
+            tier: u8::try_from(workspace.tier).unwrap_or(1),
+            platform_url: self.services.platform_url.clone(),
+            env: env
+                .iter()
+                .map(|(name, value)| (name.to_owned(), Secret::new(value)))
+                .collect(),
+            template_dir,
+            files,
+            workspace_dir: dir.or_else(|| config.workspace_dir.clone()),
+            workspace_access: workspace.access(),
+        }
+    }
+
+    /// Only first boots come here, so the storage is ours to take back as well.
+    fn undo_start(&self, id: Uuid, instance: &Instance, undo: &mut UndoStack) {
+        let backend = Arc::clone(&self.services.backend);
+        let instance = InstanceRef {
+            workspace_id: id,
+            instance_id: Some(instance.instance_id.clone()),
+        };
+        undo.push("start_backend", async move {
+            backend
+                .stop(&instance)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            backend
+                .remove_storage(id)
+                .await
+                .map_err(|error| format!("{error:#}"))
+        });
+    }
+
+    async fn record(&self, id: Uuid, instance: &Instance) -> Result<(), Step> {
+        let services = &self.services;
+        let now = timestamp(&services.clock);
+        match store::record_instance(&services.db, id, instance, now).await {
+            Ok(true) => Ok(()),
+            // Removed while it started.
+            Ok(false) => Err(Step::Cancelled),
+            Err(error) => Err(Step::Failed(Failure::start(
+                "record_instance",
+                "store",
+                &error,
+            ))),
+        }
+    }
+}
+
+/// Gives up waiting for `work` when `cancel` fires.
+async fn unless<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, Step> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Step::Cancelled),
+        done = work => Ok(done),
+    }
+}
+
+fn file(path: &str, content: Vec<u8>, mode: u32) -> ConfigFile {
+    ConfigFile {
+        path: path.to_owned(),
+        content,
+        mode,
+    }
+}
+
+fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
+    let missing: Vec<String> = facts
+        .required_env
+        .iter()
+        .filter(|name| env.get(name).is_none_or(str::is_empty))
+        .cloned()
+        .collect();
+    let text = match missing.as_slice() {
+        [] => return Ok(()),
+        [one] => format!(
+            "missing required env var \"{one}\" — add it under Config → Env Vars (or as a Global secret) and retry"
+        ),
+        several => format!(
+            "missing required env vars {} — add them under Config → Env Vars (or as Global secrets) and retry",
+            several.join(", ")
+        ),
+    };
+    Err(Failure {
+        cause: text.clone(),
+        text,
+        class: "missing_env",
+        missing,
+    })
+}
