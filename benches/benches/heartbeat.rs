@@ -18,7 +18,8 @@ const AGENTS: usize = 100;
 /// Of this many heartbeats, one reports trouble and the next one health again:
 /// two of 200 change the status.
 const CYCLE: u64 = 200;
-const DEGRADED: &str = "SELECT count(*) FROM structure_events WHERE event_type = 'WORKSPACE_DEGRADED'";
+const DEGRADED: &str =
+    "SELECT count(*) FROM structure_events WHERE event_type = 'WORKSPACE_DEGRADED'";
 const ONLINE: &str = "SELECT count(*) FROM structure_events WHERE event_type = 'WORKSPACE_ONLINE'";
 const DEGRADED_NOW: &str = "SELECT count(*) FROM workspaces WHERE status = 'degraded'";
 
@@ -40,7 +41,12 @@ fn script(agent: &Agent, number: usize, expected: Arc<Expected>) -> Script {
             "uptime_seconds": 3600,
             "current_task": "benching",
         });
-        request("POST", "/registry/heartbeat", &agent.token, Some(&body.to_string()))
+        request(
+            "POST",
+            "/registry/heartbeat",
+            &agent.token,
+            Some(&body.to_string()),
+        )
     };
     let (healthy, troubled) = (beat(0.0), beat(0.9));
     let trouble_at = 1 + (number as u64 * 37) % (CYCLE - 1);
@@ -64,18 +70,41 @@ fn script(agent: &Agent, number: usize, expected: Arc<Expected>) -> Script {
 
 fn measure(engine: Engine, rounds: usize, time: Duration) {
     let runtime = server_runtime();
-    let app = runtime.block_on(async { TestApp::builder(engine).strict().admin_token(ADMIN).start().await });
+    let app = runtime.block_on(async {
+        TestApp::builder(engine)
+            .strict()
+            .admin_token(ADMIN)
+            .start()
+            .await
+    });
     let agents = runtime.block_on(workspaces::create(&app, AGENTS));
     let expected = Arc::new(Expected::default());
-    let scripts = agents.iter().enumerate().map(|(n, agent)| script(agent, n, Arc::clone(&expected)));
-    let address = app.url.trim_start_matches("http://").parse().expect("an address");
+    let scripts = agents
+        .iter()
+        .enumerate()
+        .map(|(n, agent)| script(agent, n, Arc::clone(&expected)));
+    let address = app
+        .url
+        .trim_start_matches("http://")
+        .parse()
+        .expect("an address");
     let mut load = Load::open(address, scripts.collect());
     load.run(time);
     let rounds: Vec<_> = (0..rounds).map(|_| load.run(time)).collect();
     let per_second: Vec<f64> = rounds.iter().map(|round| round.per_second).collect();
-    let latencies: Vec<f64> = rounds.iter().flat_map(|round| &round.latencies_ms).copied().collect();
-    println!("heartbeats on {engine:?}: {AGENTS} agents, one connection each, as fast as they are answered");
-    println!("  {} heartbeats/s (median of {} rounds)", grouped(median(&per_second)), rounds.len());
+    let latencies: Vec<f64> = rounds
+        .iter()
+        .flat_map(|round| &round.latencies_ms)
+        .copied()
+        .collect();
+    println!(
+        "heartbeats on {engine:?}: {AGENTS} agents, one connection each, as fast as they are answered"
+    );
+    println!(
+        "  {} heartbeats/s (median of {} rounds)",
+        grouped(median(&per_second)),
+        rounds.len()
+    );
     println!(
         "  latency under this load: p50 {:.2} ms, p99 {:.2} ms, slowest {:.1} ms",
         percentile(&latencies, 50.0),
@@ -89,12 +118,26 @@ fn measure(engine: Engine, rounds: usize, time: Duration) {
 /// Counts over a connection of its own, while the server still runs: what it sees
 /// is committed.
 async fn report_changes(database: &TestDatabase, expected: &Expected) {
-    let (degraded, online) = (expected.degraded.load(Ordering::Relaxed), expected.online.load(Ordering::Relaxed));
+    let (degraded, online) = (
+        expected.degraded.load(Ordering::Relaxed),
+        expected.online.load(Ordering::Relaxed),
+    );
     let found = (database.count(DEGRADED).await, database.count(ONLINE).await);
-    println!("  status changes recorded: {} degraded of {degraded}, {} online of {online}", found.0, found.1);
-    assert_eq!(found, (degraded as i64, online as i64), "a status change was lost");
+    println!(
+        "  status changes recorded: {} degraded of {degraded}, {} online of {online}",
+        found.0, found.1
+    );
+    assert_eq!(
+        found,
+        (degraded as i64, online as i64),
+        "a status change was lost"
+    );
     let degraded_now = AGENTS as i64 + degraded as i64 - online as i64;
-    assert_eq!(database.count(DEGRADED_NOW).await, degraded_now, "rows and events disagree");
+    assert_eq!(
+        database.count(DEGRADED_NOW).await,
+        degraded_now,
+        "rows and events disagree"
+    );
 }
 
 fn main() {
@@ -105,6 +148,8 @@ fn main() {
     measure(Engine::Sqlite, rounds, time);
     match std::env::var("MOLECULE_TEST_POSTGRES_URL") {
         Ok(_) => measure(Engine::Postgres, rounds, time),
-        Err(_) => println!("heartbeats on Postgres: skipped, MOLECULE_TEST_POSTGRES_URL is not set"),
+        Err(_) => {
+            println!("heartbeats on Postgres: skipped, MOLECULE_TEST_POSTGRES_URL is not set")
+        }
     }
 }

@@ -21,7 +21,9 @@ pub fn request(method: &str, path: &str, token: &str, body: Option<&str>) -> Byt
         0 => String::new(),
         length => format!("content-type: application/json\r\ncontent-length: {length}\r\n"),
     };
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n{length}\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n{length}\r\n"
+    );
     Bytes::from(head + body)
 }
 
@@ -48,7 +50,10 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: Vec::with_capacity(4096) })
+        Ok(Self {
+            stream,
+            buffer: Vec::with_capacity(4096),
+        })
     }
 
     /// Sends a request.
@@ -70,21 +75,32 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Some((status, start, end)) = parse(&self.buffer) {
-                return Ok(Reply { status, body: &self.buffer[start..end] });
+                return Ok(Reply {
+                    status,
+                    body: &self.buffer[start..end],
+                });
             }
         }
     }
 }
 
-/// Status and place of the body, once all of it is there. Our servers always send
-/// a `content-length`.
+/// Status and place of the body, once all of it is there. Our servers send a
+/// `content-length` and nothing but ASCII.
 fn parse(bytes: &[u8]) -> Option<(u16, usize, usize)> {
-    let head = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let text = std::str::from_utf8(&bytes[..head]).ok()?;
+    let text = std::str::from_utf8(bytes).ok()?;
     let status = text.get(9..12)?.parse().ok()?;
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "))?;
-    let (start, length) = (head + 4, length.parse::<usize>().ok()?);
-    (bytes.len() >= start + length).then_some((status, start, start + length))
+    let (mut start, mut length) = (0, None);
+    for line in text.split_inclusive('\n') {
+        start += line.len();
+        if line == "\r\n" {
+            let end = start + length?;
+            return (bytes.len() >= end).then_some((status, start, end));
+        }
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.trim_end().parse::<usize>().ok();
+        }
+    }
+    None
 }
 
 /// Says what the next request of a connection is.
@@ -123,7 +139,11 @@ impl Load {
             let mut lanes = Vec::new();
             for script in scripts {
                 let connection = Connection::open(address).await.expect("a connection");
-                lanes.push(Lane { connection, script, round: Vec::new() });
+                lanes.push(Lane {
+                    connection,
+                    script,
+                    round: Vec::new(),
+                });
             }
             lanes
         });
@@ -145,10 +165,18 @@ impl Load {
             tasks.join_all().await
         });
         let elapsed = started.elapsed();
-        let latencies_ms: Vec<f64> =
-            self.lanes.iter().flat_map(|lane| &lane.round).map(|time| time.as_secs_f64() * 1000.0).collect();
+        let latencies_ms: Vec<f64> = self
+            .lanes
+            .iter()
+            .flat_map(|lane| &lane.round)
+            .map(|time| time.as_secs_f64() * 1000.0)
+            .collect();
         let replies = latencies_ms.len();
-        Round { per_second: replies as f64 / elapsed.as_secs_f64(), replies, latencies_ms }
+        Round {
+            per_second: replies as f64 / elapsed.as_secs_f64(),
+            replies,
+            latencies_ms,
+        }
     }
 }
 
@@ -158,7 +186,10 @@ impl Lane {
         let mut now = Instant::now();
         while now < deadline {
             let request = (self.script)();
-            self.connection.send(&request).await.expect("the server reads");
+            self.connection
+                .send(&request)
+                .await
+                .expect("the server reads");
             let reply = self.connection.receive().await.expect("the server answers");
             assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(reply.body));
             let sent_at = std::mem::replace(&mut now, Instant::now());

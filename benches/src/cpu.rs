@@ -16,7 +16,9 @@ pub fn of_other_threads() -> Option<Duration> {
             continue;
         }
         // A thread may end between the two calls.
-        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else {
+            continue;
+        };
         nanos += text.split_whitespace().next()?.parse::<u64>().ok()?;
     }
     Some(Duration::from_nanos(nanos))

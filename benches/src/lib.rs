@@ -19,7 +19,10 @@ use tokio::runtime::{Builder, Runtime};
 /// # Panics
 /// When the system has no threads to give.
 pub fn server_runtime() -> Runtime {
-    Builder::new_multi_thread().enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// The runtime of the clients: the calling thread alone.
@@ -27,7 +30,10 @@ pub fn server_runtime() -> Runtime {
 /// # Panics
 /// When the system has no event queue to give.
 pub fn client_runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a runtime")
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 /// Runs `work` on a client runtime.

@@ -20,12 +20,21 @@ pub struct Agent {
 pub async fn create(app: &TestApp, count: usize) -> Vec<Agent> {
     let mut ids = Vec::new();
     for number in 0..count {
-        ids.push(app.create(json!({ "name": format!("bench-{number}") })).await);
+        ids.push(
+            app.create(json!({ "name": format!("bench-{number}") }))
+                .await,
+        );
     }
     let mut agents = Vec::new();
     for id in ids {
-        eventually("the workspace is started", || async { app.backend.agent_token(&id).is_some() }).await;
-        let token = app.backend.agent_token(&id).expect("it was there a moment ago");
+        eventually("the workspace is started", || async {
+            app.backend.agent_token(&id).is_some()
+        })
+        .await;
+        let token = app
+            .backend
+            .agent_token(&id)
+            .expect("it was there a moment ago");
         agents.push(Agent { id, token });
     }
     agents

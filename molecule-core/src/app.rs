@@ -11,6 +11,7 @@ use crate::auth::{Auth, HasAuth};
 use crate::backend::SharedBackend;
 use crate::config::Config;
 use crate::hooks::Credentials;
+use crate::http::HasBodyLimit;
 use crate::presence::Presence;
 use crate::store::Db;
 use crate::supervisor::Supervisor;
@@ -60,6 +61,12 @@ impl std::ops::Deref for App {
 impl HasAuth for App {
     fn auth(&self) -> &Auth {
         &self.auth
+    }
+}
+
+impl HasBodyLimit for App {
+    fn max_body_bytes(&self) -> usize {
+        self.config.server.max_body_bytes
     }
 }
 

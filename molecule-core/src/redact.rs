@@ -1,16 +1,27 @@
 //! The redactor: knows every secret the server has seen and masks it in text.
+//!
+//! What it knows is a sorted set and a table of beginnings. Learning is one
+//! insertion, in force for the next line; masking looks each position up in the
+//! table and asks the set only where a secret may begin. There is no index to
+//! rebuild, and lines are masked side by side.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use aho_corasick::AhoCorasick;
 use molecule_hooks::{REDACTED, redact_token_shapes};
 use serde_json::Value;
 
 /// Shorter values are words, not secrets; masking them would mangle the logs.
 const SHORTEST: usize = 6;
-/// The oldest values are forgotten beyond this many.
-const MOST_VALUES: usize = 10_000;
+/// Memory for stored secrets; beyond it those least recently learned go.
+const KEPT_BYTES: usize = 32 * 1024 * 1024;
+/// Memory for secrets that expire.
+const PASSING_BYTES: usize = 8 * 1024 * 1024;
+/// What an entry takes beside its value, roughly.
+const ENTRY_BYTES: usize = 128;
+/// Binary logarithm of the size of the table of beginnings.
+const TABLE_BITS: u32 = 18;
 
 /// Masks known secrets and everything with the shape of a credential. Cheap to
 /// clone; clones share what they know.
@@ -18,52 +29,95 @@ const MOST_VALUES: usize = 10_000;
 /// Sits in front of every log line and of every error text that is stored or
 /// broadcast.
 #[derive(Clone, Default)]
-pub(crate) struct Redactor(Arc<Shared>);
+pub(crate) struct Redactor(Arc<RwLock<Known>>);
 
-#[derive(Default)]
-struct Shared {
-    known: Mutex<Known>,
-    matcher: RwLock<Option<Arc<AhoCorasick>>>,
+struct Known {
+    /// Every form of every secret. Ordered by its bytes, for [`longest_at`](Self::longest_at).
+    values: BTreeMap<Arc<[u8]>, Place>,
+    /// How many values begin with bytes of this hash. One that is full stays so:
+    /// a wrong "perhaps" costs a look, never a secret.
+    beginnings: Vec<u8>,
+    kept: Queue,
+    passing: Queue,
+    /// The number of the next entry in a queue.
+    next: u64,
+    has_warned: bool,
 }
 
+/// Why a value is known, and so for how long. Ordered: the greater one wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Passing,
+    Kept,
+    ForGood,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    class: Class,
+    number: u64,
+}
+
+/// Values that may be forgotten, by when they were last learned.
 #[derive(Default)]
-struct Known {
-    set: HashSet<String>,
-    /// Those of `set` that may be forgotten, oldest first.
-    order: VecDeque<String>,
-    changed: bool,
+struct Queue {
+    by_age: BTreeMap<u64, Arc<[u8]>>,
+    bytes: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            values: BTreeMap::new(),
+            beginnings: vec![0; 1 << TABLE_BITS],
+            kept: Queue::default(),
+            passing: Queue::default(),
+            next: 0,
+            has_warned: false,
+        }
+    }
 }
 
 impl Redactor {
-    /// Learns a secret. Values under six bytes are ignored.
+    /// Learns a secret that is stored or stays valid. Values under six bytes are
+    /// ignored.
     pub(crate) fn learn(&self, value: &str) {
-        self.remember(value, false);
+        self.remember(value, Class::Kept);
+    }
+
+    /// Learns a secret that expires by itself. However many there are, they push
+    /// out nothing but each other.
+    pub(crate) fn learn_passing(&self, value: &str) {
+        self.remember(value, Class::Passing);
     }
 
     /// Learns a secret of the server itself, which is never forgotten however
     /// many others follow.
     pub(crate) fn learn_for_good(&self, value: &str) {
-        self.remember(value, true);
+        self.remember(value, Class::ForGood);
     }
 
-    fn remember(&self, value: &str, for_good: bool) {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+    fn remember(&self, value: &str, class: Class) {
         // A multi-line secret appears line by line in logs.
         let parts = value.split(['\n', '\r']).map(str::trim);
-        for form in parts.filter(|part| part.len() >= SHORTEST).flat_map(forms) {
-            if !known.set.insert(form.clone()) {
-                continue;
-            }
-            known.changed = true;
-            if for_good {
-                continue;
-            }
-            known.order.push_back(form);
-            if known.order.len() > MOST_VALUES
-                && let Some(oldest) = known.order.pop_front()
-            {
-                known.set.remove(&oldest);
-            }
+        let forms: Vec<String> = parts
+            .filter(|part| part.len() >= SHORTEST)
+            .flat_map(forms)
+            .collect();
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for form in forms {
+            known.insert(form.into_bytes().into(), class);
+        }
+        let warn = known.forget_beyond_budget() && !known.has_warned;
+        known.has_warned |= warn;
+        // The warning is a log line and comes back here.
+        drop(known);
+        if warn {
+            tracing::warn!(
+                budget_mib = KEPT_BYTES / (1024 * 1024),
+                "more secrets than are remembered for masking; the ones unused for longest may \
+                 show in logs"
+            );
         }
     }
 
@@ -71,17 +125,10 @@ impl Redactor {
     pub(crate) fn redact(&self, text: &str) -> String {
         // Known values first: a shape inside one would break it up, and what is
         // left of it would no longer be recognised.
-        match self.matcher() {
-            None => redact_token_shapes(text),
-            Some(matcher) => {
-                let mut out = String::with_capacity(text.len());
-                matcher.replace_all_with(text, &mut out, |_, _, out| {
-                    out.push_str(REDACTED);
-                    true
-                });
-                redact_token_shapes(&out)
-            }
-        }
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let masked = known.mask(text);
+        drop(known);
+        redact_token_shapes(&masked)
     }
 
     /// Masks secrets in every string of a JSON value, however deep.
@@ -95,30 +142,138 @@ impl Redactor {
             _ => {}
         }
     }
+}
 
-    /// The current matcher; rebuilt only after something new was learned.
-    fn matcher(&self) -> Option<Arc<AhoCorasick>> {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.changed {
-            let built = AhoCorasick::builder()
-                .match_kind(aho_corasick::MatchKind::LeftmostLongest)
-                .build(&known.set)
-                .ok()
-                .map(Arc::new);
-            *self
-                .0
-                .matcher
-                .write()
-                .unwrap_or_else(PoisonError::into_inner) = built;
-            known.changed = false;
+impl Known {
+    fn insert(&mut self, value: Arc<[u8]>, class: Class) {
+        let known = self.values.get_key_value(&value);
+        let (value, class) = match known.map(|(value, place)| (Arc::clone(value), *place)) {
+            Some((value, place)) => {
+                if let Some(queue) = self.queue(place.class) {
+                    queue.take(place.number);
+                }
+                (value, place.class.max(class))
+            }
+            None => {
+                if let Some(slot) = slot(&value) {
+                    self.beginnings[slot] = self.beginnings[slot].saturating_add(1);
+                }
+                (value, class)
+            }
+        };
+        let number = self.next;
+        self.next += 1;
+        if let Some(queue) = self.queue(class) {
+            queue.put(number, Arc::clone(&value));
         }
-        drop(known);
-        self.0
-            .matcher
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.values.insert(value, Place { class, number });
     }
+
+    /// True when a kept value had to go.
+    fn forget_beyond_budget(&mut self) -> bool {
+        while self.passing.bytes > PASSING_BYTES {
+            let oldest = self.passing.pop();
+            self.forget(oldest);
+        }
+        let is_over = self.kept.bytes > KEPT_BYTES;
+        while self.kept.bytes > KEPT_BYTES {
+            let oldest = self.kept.pop();
+            self.forget(oldest);
+        }
+        is_over
+    }
+
+    fn forget(&mut self, value: Option<Arc<[u8]>>) {
+        let Some(value) = value else { return };
+        self.values.remove(&value);
+        if let Some(slot) = slot(&value)
+            && self.beginnings[slot] != u8::MAX
+        {
+            self.beginnings[slot] -= 1;
+        }
+    }
+
+    fn queue(&mut self, class: Class) -> Option<&mut Queue> {
+        match class {
+            Class::Passing => Some(&mut self.passing),
+            Class::Kept => Some(&mut self.kept),
+            Class::ForGood => None,
+        }
+    }
+
+    /// The text with every byte of a known value masked; values that overlap
+    /// become one mark.
+    fn mask(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        // Everything before this is in `out`, or masked.
+        let mut done = 0;
+        for start in 0..text.len() {
+            let rest = &text.as_bytes()[start..];
+            // A value begins and ends with whole characters, and so does its match.
+            let Some(length) = self.longest_at(rest) else {
+                continue;
+            };
+            if start >= done {
+                out.push_str(&text[done..start]);
+                out.push_str(REDACTED);
+            }
+            done = done.max(start + length);
+        }
+        out.push_str(&text[done..]);
+        out
+    }
+
+    /// Length of the longest value that `rest` begins with.
+    fn longest_at(&self, rest: &[u8]) -> Option<usize> {
+        if self.beginnings[slot(rest)?] == 0 {
+            return None;
+        }
+        let mut bound = rest;
+        // Of the values up to `bound` only the last can be the longest that it
+        // begins with; if that one differs somewhere, shorter ones can only be
+        // found in what the two have in common.
+        loop {
+            let range = (Bound::Unbounded, Bound::Included(bound));
+            let (last, _) = self.values.range::<[u8], _>(range).next_back()?;
+            let common = last.iter().zip(bound).take_while(|(a, b)| a == b).count();
+            if common == last.len() {
+                return Some(common);
+            }
+            if common < SHORTEST {
+                return None;
+            }
+            bound = &bound[..common];
+        }
+    }
+}
+
+impl Queue {
+    fn put(&mut self, number: u64, value: Arc<[u8]>) {
+        self.bytes += value.len() + ENTRY_BYTES;
+        self.by_age.insert(number, value);
+    }
+
+    fn take(&mut self, number: u64) {
+        if let Some(value) = self.by_age.remove(&number) {
+            self.bytes -= value.len() + ENTRY_BYTES;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Arc<[u8]>> {
+        let (_, value) = self.by_age.pop_first()?;
+        self.bytes -= value.len() + ENTRY_BYTES;
+        Some(value)
+    }
+}
+
+/// Where the beginning of a value is counted; none if it is too short for one.
+fn slot(value: &[u8]) -> Option<usize> {
+    let [a, b, c, d, e, f] = *value.first_chunk::<SHORTEST>()?;
+    let number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    // Fibonacci hashing: the high bits of a product with 2^64 divided by the
+    // golden ratio.
+    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TABLE_BITS);
+    usize::try_from(hash).ok()
 }
 
 /// How a value looks in a text: as it is, inside a JSON string, and as `{:?}`
@@ -192,17 +347,99 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_values_are_forgotten_not_the_newest() {
+    fn passing_values_push_out_the_oldest_of_their_kind_and_nothing_else() {
         let redactor = Redactor::default();
         redactor.learn_for_good("the-server's-own");
-        for n in 0..=MOST_VALUES {
-            redactor.learn(&format!("value-{n:08}"));
+        redactor.learn("a-stored-secret");
+        redactor.learn_passing("a-token-that-was-stored-later");
+        redactor.learn("a-token-that-was-stored-later");
+        redactor.learn_passing("a-stored-secret");
+        let tokens = PASSING_BYTES / ENTRY_BYTES;
+        for n in 0..=tokens {
+            redactor.learn_passing(&format!("value-{n:08}"));
         }
         assert_eq!(redactor.redact("value-00000000"), "value-00000000");
+        for known in [
+            "the-server's-own",
+            "a-stored-secret",
+            "a-token-that-was-stored-later",
+            &format!("value-{tokens:08}"),
+        ] {
+            assert_eq!(redactor.redact(known), REDACTED, "{known}");
+        }
+    }
+
+    #[test]
+    fn what_is_learned_again_is_young_again() {
+        let redactor = Redactor::default();
+        let large = |n: u32| format!("{n:08}{}", "x".repeat(1024 * 1024));
+        redactor.learn_for_good("the-server's-own");
+        redactor.learn("learned-once");
+        redactor.learn("learned-twice");
+        for n in 0..20 {
+            redactor.learn(&large(n));
+        }
+        redactor.learn("learned-twice");
+        for n in 20..40 {
+            redactor.learn(&large(n));
+        }
+        assert_eq!(redactor.redact("learned-once"), "learned-once");
+        assert_eq!(redactor.redact("learned-twice"), REDACTED);
         assert_eq!(redactor.redact("the-server's-own"), REDACTED);
-        assert_eq!(
-            redactor.redact(&format!("value-{MOST_VALUES:08}")),
-            REDACTED
-        );
+        assert_eq!(redactor.redact(&large(39)), REDACTED);
+    }
+
+    #[test]
+    fn values_that_contain_begin_or_overlap_each_other_are_masked_whole() {
+        let redactor = Redactor::default();
+        for value in [
+            "secret",
+            "secret-and-more",
+            "more-of-it",
+            "secret-zzz",
+            "\u{e4}\u{e4}\u{e4}",
+        ] {
+            redactor.learn(value);
+        }
+        for (text, masked) in [
+            ("a secret-and-more b", "a [REDACTED] b"),
+            ("a secret-and-more-of-it b", "a [REDACTED] b"),
+            ("a secret-and-mor b", "a [REDACTED]-and-mor b"),
+            ("secretsecret", "[REDACTED][REDACTED]"),
+            ("\u{e4}\u{e4}\u{e4}\u{e4} secre", "[REDACTED] secre"),
+        ] {
+            assert_eq!(redactor.redact(text), masked, "{text}");
+        }
+    }
+
+    #[test]
+    fn thousands_of_values_that_come_one_by_one_are_masked_at_once() {
+        let redactor = Redactor::default();
+        let started = std::time::Instant::now();
+        for n in 0..20_000 {
+            let value = format!("common-beginning-{n:08}");
+            redactor.learn(&value);
+            assert_eq!(redactor.redact(&format!("x {value} y")), "x [REDACTED] y");
+        }
+        // An index that is rebuilt for each takes minutes.
+        let took = started.elapsed();
+        assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_survives_in_any_text(
+            values in proptest::collection::vec("[ab\u{e4}]{6,9}", 1..8),
+            text in "[ab\u{e4} ]{0,60}",
+        ) {
+            let redactor = Redactor::default();
+            values.iter().for_each(|value| redactor.learn(value));
+            let masked = redactor.redact(&text);
+            for value in &values {
+                proptest::prop_assert!(!masked.contains(value.as_str()), "{} in {}", value, masked);
+            }
+            let marks = values.iter().any(|value| text.contains(value.as_str()));
+            proptest::prop_assert_eq!(marks, masked.contains(REDACTED));
+        }
     }
 }

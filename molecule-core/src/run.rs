@@ -8,12 +8,13 @@ use crate::server::{Server, StartError};
 
 /// Runs a server until SIGINT or SIGTERM, then shuts it down: stop accepting,
 /// finish requests, end tasks, all within `server.shutdown_timeout_secs`. A second
-/// signal ends the process at once.
+/// signal ends it at once, with an error, because the shutdown was left undone.
 ///
 /// Logs go to standard error as configured.
 ///
 /// # Errors
-/// [`StartError`] when the server could not start.
+/// [`StartError`] when the server could not start, and
+/// [`StartError::Interrupted`] when a second signal came before it had ended.
 pub async fn run(config: Config, registry: Registry) -> Result<(), StartError> {
     let builder = Server::builder(config, registry).with_logs();
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -24,11 +25,12 @@ pub async fn run(config: Config, registry: Registry) -> Result<(), StartError> {
         _ = terminate.recv() => tracing::info!("received SIGTERM"),
     }
     tokio::select! {
-        () = server.shutdown() => {}
-        _ = interrupt.recv() => tracing::warn!("second signal: leaving at once"),
-        _ = terminate.recv() => tracing::warn!("second signal: leaving at once"),
+        () = server.shutdown() => return Ok(()),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
-    Ok(())
+    tracing::warn!("second signal: leaving at once");
+    Err(StartError::Interrupted)
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, StartError> {

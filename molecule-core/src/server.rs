@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use molecule_hooks::{Clock, Registry, Secret};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Parts};
 use crate::auth::Auth;
@@ -16,7 +14,7 @@ use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBacke
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
 use crate::hooks::{Credentials, HookRunner, hook_secrets};
-use crate::http::{self, Shell};
+use crate::http::{self, Limits, Serving, Shell};
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, Secrets};
@@ -29,8 +27,8 @@ use crate::{identity, telemetry};
 const LONGEST_LAST_PHASE: Duration = Duration::from_secs(5);
 const SHORTEST_PHASE: Duration = Duration::from_millis(200);
 
-/// Why a server could not start. `Debug` prints the same text as `Display`, so
-/// that `fn main() -> Result<(), StartError>` shows a readable message.
+/// Why a server could not start, or did not end as it should. `Debug` prints the
+/// same text as `Display`, so that `fn main() -> Result<(), StartError>` shows a readable message.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -51,6 +49,9 @@ pub enum StartError {
         /// Why not.
         cause: std::io::Error,
     },
+    /// A second signal came while [`run`](crate::run) shut the server down.
+    #[error("interrupted during shutdown: not everything was finished")]
+    Interrupted,
 }
 
 impl std::fmt::Debug for StartError {
@@ -100,14 +101,13 @@ pub struct ServerBuilder {
     redactor: Redactor,
 }
 
-/// A running server. Dropping it without [`shutdown`](Server::shutdown) leaves its
-/// tasks to the runtime.
+/// A running server. Dropping it without [`shutdown`](Server::shutdown) cuts its
+/// connections and leaves its other tasks to the runtime.
 pub struct Server {
     address: SocketAddr,
     app: App,
     events: Events,
-    serving: JoinHandle<std::io::Result<()>>,
-    stop_accepting: CancellationToken,
+    serving: Serving,
     shutdown_timeout: Duration,
 }
 
@@ -142,14 +142,9 @@ impl Server {
         // its turn too.
         let left = || self.shutdown_timeout.saturating_sub(started.elapsed());
         tracing::info!("shutting down: no new connections");
-        self.stop_accepting.cancel();
-        let abort = self.serving.abort_handle();
-        if tokio::time::timeout(left() / 2, self.serving)
-            .await
-            .is_err()
-        {
-            tracing::warn!("requests did not finish in time; cutting them off");
-            abort.abort();
+        let cut = self.serving.shutdown(left() / 2).await;
+        if cut > 0 {
+            tracing::warn!(cut, "requests did not finish in time and were cut off");
         }
         let remaining = self.app.supervisor.shutdown(left() * 3 / 4).await;
         if remaining > 0 {
@@ -240,11 +235,32 @@ struct Wiring {
 }
 
 impl Wiring {
+    /// Leaves nothing running when it fails.
     async fn start(
         self,
         registry: Registry,
         listener: TcpListener,
         address: SocketAddr,
+    ) -> Result<Server, StartError> {
+        let supervisor = Supervisor::new(self.clock.clone());
+        let (db, backend) = (self.db.clone(), Arc::clone(&self.backend));
+        let started = self
+            .assemble(registry, listener, address, supervisor.clone())
+            .await;
+        if started.is_err() {
+            supervisor.shutdown(LONGEST_LAST_PHASE).await;
+            let _ = tokio::time::timeout(LONGEST_LAST_PHASE, backend.shutdown()).await;
+            let _ = tokio::time::timeout(LONGEST_LAST_PHASE, db.close()).await;
+        }
+        started
+    }
+
+    async fn assemble(
+        self,
+        registry: Registry,
+        listener: TcpListener,
+        address: SocketAddr,
+        supervisor: Supervisor,
     ) -> Result<Server, StartError> {
         let Self {
             config,
@@ -254,7 +270,6 @@ impl Wiring {
             backend,
             redactor,
         } = self;
-        let supervisor = Supervisor::new(clock.clone());
         let events = Events::new(redactor.clone(), clock.clone());
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
@@ -300,17 +315,10 @@ impl Wiring {
         let shell = Shell::new(
             redactor,
             Duration::from_secs(config.server.request_timeout_secs),
-            config.server.max_body_bytes,
             app::openapi().paths.paths.into_keys(),
         );
         let router = http::router(app::routes(), app.clone(), shell);
-        let stop_accepting = CancellationToken::new();
-        let stop = stop_accepting.clone().cancelled_owned();
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stop)
-                .await
-        });
+        let serving = Serving::start(listener, router, Limits::default());
         tracing::info!(%address, "listening");
         let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_secs);
         Ok(Server {
@@ -318,7 +326,6 @@ impl Wiring {
             app,
             events,
             serving,
-            stop_accepting,
             shutdown_timeout,
         })
     }
@@ -330,14 +337,16 @@ fn configured_secrets(config: &Config) -> Vec<Secret> {
     secrets.extend(config.auth.admin_token.clone());
     secrets.extend(config.secrets.encryption_key.clone());
     let url = config.database_url();
-    if let Ok(url) = url::Url::parse(url.expose())
-        && let Some(password) = url.password()
-    {
-        // As it stands in the URL, and as the database knows it.
-        let pair = format!("p={}", password.replace('+', "%2B"));
-        let decoded = url::form_urlencoded::parse(pair.as_bytes());
-        secrets.extend(decoded.map(|(_, value)| Secret::new(value)));
-        secrets.push(Secret::new(password));
+    if let Ok(url) = url::Url::parse(url.expose()) {
+        if let Some(password) = url.password() {
+            // As it stands in the URL, and as the database knows it.
+            let pair = format!("p={}", password.replace('+', "%2B"));
+            let decoded = url::form_urlencoded::parse(pair.as_bytes());
+            secrets.extend(decoded.map(|(_, value)| Secret::new(value)));
+            secrets.push(Secret::new(password));
+        }
+        let parameters = url.query_pairs().filter(|(name, _)| name == "password");
+        secrets.extend(parameters.map(|(_, value)| Secret::new(value)));
     }
     secrets
 }

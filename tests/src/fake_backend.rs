@@ -203,6 +203,8 @@ impl WorkspaceBackend for FakeBackend {
                 .map(|workspace_id| ManagedInstance {
                     workspace_id,
                     compute: state.running.contains_key(&workspace_id),
+                    instance_id: (state.running.get(&workspace_id))
+                        .map(|_| format!("fake-{workspace_id}")),
                     storage: state.storage.contains(&workspace_id),
                 })
                 .collect()

@@ -49,6 +49,7 @@ macro_rules! whole_contract {
                 stopping_what_does_not_exist_succeeds,
                 a_started_agent_is_reachable_until_it_is_stopped,
                 compute_that_ended_is_stopped_and_not_missing,
+                the_url_of_an_agent_is_known_while_it_runs,
                 a_backend_in_trouble_calls_nobody_dead,
                 files_are_in_place_when_the_agent_starts,
                 the_platform_has_the_last_word_on_the_environment,

@@ -33,7 +33,11 @@ pub(crate) fn run(length: Length) {
     let runtime = server_runtime();
     let (time, mints) = (FakeClock::new(), Arc::new(AtomicU64::new(0)));
     let tokens = provider(time.clock(), Arc::clone(&mints), MINT_TAKES);
-    let builder = TestApp::builder(Engine::Sqlite).strict().admin_token(ADMIN).hook(tokens).clock(time.clock());
+    let builder = TestApp::builder(Engine::Sqlite)
+        .strict()
+        .admin_token(ADMIN)
+        .hook(tokens)
+        .clock(time.clock());
     let app = runtime.block_on(builder.start());
     let agent = runtime.block_on(workspaces::create(&app, 1)).remove(0);
     let first = runtime.block_on(app.get(&path(&agent)).bearer(&agent.token).send());
@@ -42,7 +46,11 @@ pub(crate) fn run(length: Length) {
 
     let address = app.url.trim_start_matches("http://");
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .arg(format!("{CLIENT}{address},{},{},{callers}", path(&agent), agent.token))
+        .arg(format!(
+            "{CLIENT}{address},{},{},{callers}",
+            path(&agent),
+            agent.token
+        ))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -51,11 +59,22 @@ pub(crate) fn run(length: Length) {
     let mut line = || lines.next().expect("a line").expect("text");
     assert_eq!(line(), "connected");
     time.advance(TOKEN_LIFE);
-    child.stdin.take().expect("its input").write_all(b"go\n").expect("it reads");
+    child
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(b"go\n")
+        .expect("it reads");
     let report = line();
-    assert!(child.wait().expect("it ends").success(), "the callers failed");
+    assert!(
+        child.wait().expect("it ends").success(),
+        "the callers failed"
+    );
 
-    println!("{} callers at the instant of expiry", grouped(f64::from(callers)));
+    println!(
+        "{} callers at the instant of expiry",
+        grouped(f64::from(callers))
+    );
     println!("  mints: {}", mints.load(Ordering::SeqCst) - minted_before);
     println!("  {report}");
     runtime.block_on(app.shutdown());
@@ -65,7 +84,9 @@ pub(crate) fn run(length: Length) {
 pub(crate) fn run_client(arguments: &str) {
     raise_file_limit();
     let parts: Vec<&str> = arguments.split(',').collect();
-    let [address, path, token, callers] = parts[..] else { panic!("four arguments") };
+    let [address, path, token, callers] = parts[..] else {
+        panic!("four arguments")
+    };
     let address: SocketAddr = address.parse().expect("an address");
     let callers: usize = callers.parse().expect("a number");
     let request = request("GET", path, token, None);
@@ -76,7 +97,10 @@ pub(crate) fn run_client(arguments: &str) {
             let mut connection = Connection::open(address).await.expect("a connection");
             let (request, mut started) = (request.clone(), started.clone());
             tasks.spawn(async move {
-                started.wait_for(|started| *started).await.expect("the start");
+                started
+                    .wait_for(|started| *started)
+                    .await
+                    .expect("the start");
                 connection.send(&request).await.expect("the server reads");
                 let sent = Instant::now();
                 let reply = connection.receive().await.expect("the server answers");
@@ -84,7 +108,10 @@ pub(crate) fn run_client(arguments: &str) {
             });
         }
         println!("connected");
-        std::io::stdin().lock().read_line(&mut String::new()).expect("a line");
+        std::io::stdin()
+            .lock()
+            .read_line(&mut String::new())
+            .expect("a line");
         start.send_replace(true);
         report(tasks.join_all().await);
     });
@@ -92,13 +119,20 @@ pub(crate) fn run_client(arguments: &str) {
 
 /// Prints one line about what the callers saw.
 fn report(replies: Vec<(Instant, Instant, u16, Vec<u8>)>) {
-    let refused = replies.iter().filter(|(_, _, status, _)| *status != 200).count();
+    let refused = replies
+        .iter()
+        .filter(|(_, _, status, _)| *status != 200)
+        .count();
     let mut bodies: Vec<&[u8]> = replies.iter().map(|(_, _, _, body)| &body[..]).collect();
     bodies.sort_unstable();
     bodies.dedup();
     let last_sent = replies.iter().map(|(sent, ..)| *sent).max();
     let first_reply = replies.iter().map(|(_, reply, ..)| *reply).min();
-    let together = if last_sent < first_reply { "before" } else { "NOT before" };
+    let together = if last_sent < first_reply {
+        "before"
+    } else {
+        "NOT before"
+    };
     println!(
         "{} replies, {refused} refused, {} distinct; the last request was sent {together} the first reply",
         replies.len(),
@@ -110,5 +144,11 @@ fn report(replies: Vec<(Instant, Instant, u16, Vec<u8>)>) {
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     // What does not work shows as a refused connection.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }

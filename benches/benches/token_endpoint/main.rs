@@ -31,15 +31,25 @@ const COMPARE: &str = "--compare-with-logs=";
 fn main() {
     let length = Length::wanted();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(client) = arguments.first().and_then(|first| first.strip_prefix(burst::CLIENT)) {
+    if let Some(client) = arguments
+        .first()
+        .and_then(|first| first.strip_prefix(burst::CLIENT))
+    {
         return burst::run_client(client);
     }
-    if let Some(log) = arguments.first().and_then(|first| first.strip_prefix(COMPARE)) {
+    if let Some(log) = arguments
+        .first()
+        .and_then(|first| first.strip_prefix(COMPARE))
+    {
         return compare(log, length);
     }
     println!("token endpoint against a bare hyper server, {CONNECTIONS} connections (medians)");
     println!("  logs    endpoint/s       bare/s   ratio   server CPU per request");
-    let settings = if length == Length::Smoke { &LOG_SETTINGS[..1] } else { &LOG_SETTINGS[..] };
+    let settings = if length == Length::Smoke {
+        &LOG_SETTINGS[..1]
+    } else {
+        &LOG_SETTINGS[..]
+    };
     for log in settings {
         in_own_process(log, &arguments);
     }
@@ -68,7 +78,10 @@ fn compare(log: &str, length: Length) {
     let runtime = server_runtime();
     let mints = Arc::new(AtomicU64::new(0));
     let tokens = provider(Clock::system(), Arc::clone(&mints), Duration::ZERO);
-    let mut builder = TestApp::builder(Engine::Sqlite).strict().admin_token(ADMIN).hook(tokens);
+    let mut builder = TestApp::builder(Engine::Sqlite)
+        .strict()
+        .admin_token(ADMIN)
+        .hook(tokens);
     if log != "off" {
         builder = builder.logs(log);
     }
@@ -78,11 +91,15 @@ fn compare(log: &str, length: Length) {
     assert_eq!(reply.status, 200, "{}", reply.text);
     let refused = runtime.block_on(app.get(&path(&agents[0])).bearer(&agents[1].token).send());
     assert_eq!(refused.status, 401, "authentication is on");
-    let bare = runtime.block_on(bare::serve(reply.text.into()));
+    let bare = runtime.block_on(bare::serve(reply.json()));
 
     // Both get the same requests.
     let scripts = || agents.iter().map(script).collect();
-    let address = app.url.trim_start_matches("http://").parse().expect("an address");
+    let address = app
+        .url
+        .trim_start_matches("http://")
+        .parse()
+        .expect("an address");
     let mut targets = [Load::open(address, scripts()), Load::open(bare, scripts())];
     let (rounds, time) = length.rounds();
     for load in &mut targets {
@@ -92,7 +109,8 @@ fn compare(log: &str, length: Length) {
     for _ in 0..rounds {
         measured.push(targets.each_mut().map(|load| one_round(load, time)));
     }
-    let column = |pick: fn(&[Sample; 2]) -> f64| median(&measured.iter().map(pick).collect::<Vec<_>>());
+    let column =
+        |pick: fn(&[Sample; 2]) -> f64| median(&measured.iter().map(pick).collect::<Vec<_>>());
     println!(
         "  {log:<5} {:>12} {:>12}   {:.2}x   {:.1} us against {:.1} us, {:.2}x",
         grouped(column(|[endpoint, _]| endpoint.per_second)),
@@ -115,8 +133,13 @@ struct Sample {
 fn one_round(load: &mut Load, time: Duration) -> Sample {
     let before = cpu::of_other_threads().unwrap_or_default();
     let round = load.run(time);
-    let used = cpu::of_other_threads().unwrap_or_default().saturating_sub(before);
-    Sample { per_second: round.per_second, cpu_us: used.as_secs_f64() * 1e6 / round.replies as f64 }
+    let used = cpu::of_other_threads()
+        .unwrap_or_default()
+        .saturating_sub(before);
+    Sample {
+        per_second: round.per_second,
+        cpu_us: used.as_secs_f64() * 1e6 / round.replies as f64,
+    }
 }
 
 fn path(agent: &Agent) -> String {
@@ -135,7 +158,10 @@ fn provider(clock: Clock, mints: Arc<AtomicU64>, takes: Duration) -> FnTokens {
         let clock = clock.clone();
         async move {
             tokio::time::sleep(takes).await;
-            Ok(Token::new(format!("ghs_{number:036}"), clock.now() + TOKEN_LIFE))
+            Ok(Token::new(
+                format!("ghs_{number:036}"),
+                clock.now() + TOKEN_LIFE,
+            ))
         }
     })
 }

@@ -36,6 +36,7 @@ CREATE TABLE workspaces (
     enrolment_hash          BYTEA,
     provisioning_started_at TIMESTAMPTZ,
     provision_lease_until   TIMESTAMPTZ,
+    provision_epoch         BIGINT NOT NULL DEFAULT 1,
     provisioned_at          TIMESTAMPTZ,
     last_heartbeat_at       TIMESTAMPTZ,
     last_outbound_at        TIMESTAMPTZ,

@@ -36,6 +36,7 @@ CREATE TABLE workspaces (
     enrolment_hash          BLOB,
     provisioning_started_at TEXT,
     provision_lease_until   TEXT,
+    provision_epoch         INTEGER NOT NULL DEFAULT 1,
     provisioned_at          TEXT,
     last_heartbeat_at       TEXT,
     last_outbound_at        TEXT,

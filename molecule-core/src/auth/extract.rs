@@ -17,8 +17,9 @@ pub(crate) trait HasAuth: Send + Sync {
 /// The request comes from an administrator.
 pub(crate) struct AdminAuth;
 
-/// The request comes from the workspace in its path, or from an administrator.
-pub(crate) struct WorkspaceAuth;
+/// The request comes from the workspace in its path, whose id this is, or from an
+/// administrator.
+pub(crate) struct WorkspaceAuth(pub(crate) String);
 
 impl<S: HasAuth> FromRequestParts<S> for AdminAuth {
     type Rejection = ApiError;
@@ -42,7 +43,7 @@ impl<S: HasAuth> FromRequestParts<S> for WorkspaceAuth {
             .find(|(name, _)| *name == "id")
             .map_or("", |(_, id)| id);
         state.auth().workspace(id, bearer(&parts.headers)).await?;
-        Ok(Self)
+        Ok(Self(id.to_owned()))
     }
 }
 

@@ -61,6 +61,18 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
     /// not: see [`Liveness`].
     async fn liveness(&self, instance: &InstanceRef) -> Liveness;
 
+    /// URL at which this server reaches the running agent now, which may not be
+    /// the one [`start`](Self::start) told: it can change whenever the compute
+    /// restarts by itself. `None` when it is not known, when nothing runs, when
+    /// the compute belongs to another server, or when it is not the one that
+    /// [`InstanceRef::instance_id`] names.
+    ///
+    /// # Errors
+    /// [`BackendError`] when the backend could not look.
+    async fn url(&self, _instance: &InstanceRef) -> Result<Option<String>, BackendError> {
+        Ok(None)
+    }
+
     /// Deletes the storage of a stopped workspace. Succeeds when there is none.
     ///
     /// # Errors
@@ -179,8 +191,8 @@ pub struct Instance {
     pub url: String,
 }
 
-/// Names an instance for [`stop`](WorkspaceBackend::stop) and
-/// [`liveness`](WorkspaceBackend::liveness).
+/// Names an instance for [`stop`](WorkspaceBackend::stop),
+/// [`liveness`](WorkspaceBackend::liveness) and [`url`](WorkspaceBackend::url).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceRef {
     /// The workspace.
@@ -220,6 +232,9 @@ pub struct ManagedInstance {
     pub workspace_id: Uuid,
     /// True when there is a container or process, running or not.
     pub compute: bool,
+    /// What [`Instance::instance_id`] was for that container or process; `None`
+    /// without compute, or when the backend cannot tell.
+    pub instance_id: Option<String>,
     /// True when there is storage.
     pub storage: bool,
 }

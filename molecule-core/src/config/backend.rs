@@ -44,8 +44,9 @@ pub struct DockerConfig {
     /// default (`DOCKER_HOST`, else the local socket).
     pub host: Option<String>,
     /// Folder with `ca.pem`, `cert.pem` and `key.pem`; makes a `tcp://` daemon
-    /// be spoken to over TLS. None means `DOCKER_CERT_PATH` (else `~/.docker`)
-    /// when `DOCKER_TLS_VERIFY` is set, and no TLS otherwise.
+    /// be spoken to over TLS, and only with a certificate that `ca.pem` vouches
+    /// for. None means `DOCKER_CERT_PATH` (else `~/.docker`) when
+    /// `DOCKER_TLS_VERIFY` is set, and no TLS otherwise.
     pub tls_dir: Option<PathBuf>,
     /// Bridge network that all workspaces join; created when missing.
     pub network: String,
@@ -55,7 +56,9 @@ pub struct DockerConfig {
     pub images: BTreeMap<String, String>,
     /// Seconds that one call to the daemon may take (pulls excepted).
     pub timeout_secs: u64,
-    /// Seconds that pulling an image may take.
+    /// Seconds that pulling an image may take. A pull is part of a provisioning,
+    /// so `workspaces.provision_deadline_secs` bounds it too: a value above that
+    /// deadline has no effect.
     pub pull_timeout_secs: u64,
     /// Memory limit in MiB for tiers 2, 3 and 4.
     pub memory_mb: [i64; 3],

@@ -1,16 +1,15 @@
 //! Live tokens from the first hook that can provide them.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use moka::sync::Cache;
 use molecule_hooks::{
     Clock, EMPTY_TOKEN, HookError, RegisteredHook, Registry, Token, TokenCache, TokenRequest,
     TokenScope, WorkspaceContext,
 };
 
+use super::isolate::{Ended, isolated};
 use crate::error::{Error, Result};
 use crate::redact::Redactor;
 
@@ -131,14 +130,20 @@ impl Credentials {
             let (hook, request) = (Arc::clone(&hook), Arc::clone(&request));
             let (redactor, clock) = (redactor.clone(), clock.clone());
             async move {
-                let Some(provider) = hook.token_provider() else {
-                    return Err(HookError::permanent("the hook no longer provides tokens"));
+                let theirs = Arc::clone(&hook);
+                let minting = async move {
+                    let Some(provider) = theirs.token_provider() else {
+                        return Err(HookError::permanent("the hook no longer provides tokens"));
+                    };
+                    provider.token(&request).await
                 };
-                let fenced = AssertUnwindSafe(provider.token(&request)).catch_unwind();
-                let token = fenced
-                    .await
-                    .unwrap_or_else(|_| Err(HookError::permanent("token provider panicked")))?;
-                redactor.learn(token.secret.expose());
+                let token = isolated(minting).await.unwrap_or_else(|end| {
+                    Err(match end {
+                        Ended::Panicked(_) => HookError::permanent("token provider panicked"),
+                        Ended::Cancelled => HookError::transient("token refresh was interrupted"),
+                    })
+                })?;
+                redactor.learn_passing(token.secret.expose());
                 let ttl_secs = (token.expires_at - clock.now()).num_seconds();
                 tracing::info!(
                     hook.name = hook.name(),

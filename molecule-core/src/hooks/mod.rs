@@ -1,25 +1,27 @@
 //! The runner around the registry: what a host owes the hooks and its operator.
 //!
-//! Order comes from the registry. Added here, per call: a deadline, a panic
-//! fence, a span, metrics, and a log line with the *names* of what changed. A
+//! Order comes from the registry. Added here, per call: a thread of its own, a
+//! deadline, a panic fence, a span, metrics, and a log line with the *names* of what changed. A
 //! hook that fails changes nothing; the failure names it in the log while clients
 //! get a fixed text.
 
 mod configured;
 mod credentials;
+mod isolate;
 pub(crate) mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use molecule_hooks::{ChainError, EnvMap, HookError, RegisteredHook, Registry, WorkspaceContext};
 use tracing::Instrument;
 
 pub(crate) use configured::hook_secrets;
 pub(crate) use credentials::Credentials;
+use isolate::{Ended, isolated};
 
 use crate::config::HooksSection;
 use crate::redact::Redactor;
@@ -87,15 +89,24 @@ impl HookRunner {
             .unwrap_or(self.timeouts.default);
         let before = env.clone();
         let started = Instant::now();
-        let fenced = AssertUnwindSafe(hook.apply(workspace, env)).catch_unwind();
-        let result = match tokio::time::timeout(limit, fenced).await {
+        // Everything owned: the thread may outlive the call for a while.
+        let (theirs, workspace, mut copy) = (hook.clone(), workspace.clone(), env.clone());
+        let work = async move {
+            theirs.apply(&workspace, &mut copy).await?;
+            Ok(copy)
+        };
+        let result = match tokio::time::timeout(limit, isolated(work)).await {
             Ok(Ok(result)) => result,
-            Ok(Err(panic)) => Err(HookError::permanent(self.describe_panic(panic.as_ref()))),
+            Ok(Err(Ended::Panicked(panic))) => {
+                Err(HookError::permanent(self.describe_panic(panic.as_ref())))
+            }
+            Ok(Err(Ended::Cancelled)) => Err(HookError::transient("was interrupted")),
             Err(_) => Err(HookError::transient(format!(
                 "did not finish within {} s (hooks.timeout_secs)",
                 limit.as_secs()
             ))),
         };
+        let result = result.map(|changed| *env = changed);
         self.note(hook.name(), started.elapsed(), &result);
         for (name, value) in env.iter().filter(|(name, _)| env.is_secret(name)) {
             if before.get(name) != Some(value) {

@@ -1,6 +1,6 @@
 //! `GET …/github-installation-token`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::SecondsFormat;
 use http::HeaderValue;
@@ -60,9 +60,8 @@ async fn get_admin_installation_token(_: AdminAuth, State(app): State<App>) -> A
     )
 )]
 async fn get_workspace_installation_token(
-    _: WorkspaceAuth,
+    WorkspaceAuth(id): WorkspaceAuth,
     State(app): State<App>,
-    Path(id): Path<String>,
 ) -> ApiResult<Response> {
     // One spelling per workspace, so that it has one cache.
     let id = Uuid::parse_str(&id).map_or(id, |id| id.to_string());

@@ -8,6 +8,7 @@ use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
+use http_body_util::LengthLimitError;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserializer, Serialize};
@@ -32,32 +33,34 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Most bytes a body may have.
-#[derive(Clone, Copy)]
-pub(super) struct BodyLimit(pub(super) usize);
+/// State that knows how many bytes the body of a request may have.
+pub(crate) trait HasBodyLimit: Send + Sync {
+    fn max_body_bytes(&self) -> usize;
+}
 
 /// The body of a request, not yet decoded. `Content-Type` is ignored, as on the
 /// reference platform.
 pub(crate) struct JsonBody(Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
+impl<S: HasBodyLimit> FromRequest<S> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> std::result::Result<Self, ApiError> {
-        let announced = request.body().size_hint().lower();
-        let limit = request.extensions().get::<BodyLimit>();
-        if limit.is_some_and(|limit| announced > limit.0 as u64) {
+        let (body, limit) = (request.into_body(), state.max_body_bytes());
+        if body.size_hint().lower() > limit as u64 {
             // Nobody waits for what will be refused.
             return Err(Error::too_large().into());
         }
-        match Bytes::from_request(request, state).await {
+        match axum::body::to_bytes(body, limit).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Error::too_large().into())
-            }
+            Err(error) if is_too_large(&error) => Err(Error::too_large().into()),
             Err(_) => Err(Error::invalid("invalid request body").into()),
         }
     }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<LengthLimitError>())
 }
 
 impl JsonBody {

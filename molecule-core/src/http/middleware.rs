@@ -2,6 +2,7 @@
 //! metrics, one log line, security headers.
 
 use std::collections::HashMap;
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -59,7 +60,8 @@ pub(crate) struct Shell(Arc<Inner>);
 struct Inner {
     redactor: Redactor,
     timeout: Duration,
-    max_body_bytes: usize,
+    /// On every response, unless its handler knows better.
+    security_headers: HeaderMap,
     /// `/workspaces/{id}` as the metrics call it: `/workspaces/:id`.
     labels: HashMap<String, &'static str>,
     series: RwLock<HashMap<Labels, Series>>,
@@ -89,7 +91,6 @@ impl Shell {
     pub(crate) fn new(
         redactor: Redactor,
         timeout: Duration,
-        max_body_bytes: usize,
         templates: impl IntoIterator<Item = String>,
     ) -> Self {
         let labels = templates
@@ -104,7 +105,7 @@ impl Shell {
         Self(Arc::new(Inner {
             redactor,
             timeout,
-            max_body_bytes,
+            security_headers: HeaderMap::from_iter(SECURITY_HEADERS),
             labels,
             series: RwLock::default(),
             ids: RequestIds::new(),
@@ -121,10 +122,6 @@ impl Shell {
         new.record(took);
         let mut series = (self.0.series.write()).unwrap_or_else(PoisonError::into_inner);
         series.insert(labels, new);
-    }
-
-    pub(super) fn max_body_bytes(&self) -> usize {
-        self.0.max_body_bytes
     }
 }
 
@@ -153,11 +150,11 @@ pub(super) async fn shell(State(shell): State<Shell>, request: Request, next: Ne
             None => tracing::info!(method, path, status, duration_ms, "request"),
         }
     });
-    let headers = response.headers_mut();
+    // A copy with the handler's headers in it is cheaper than looking for each.
+    let mut headers = shell.0.security_headers.clone();
+    headers.extend(mem::take(response.headers_mut()));
     headers.insert(REQUEST_ID, id);
-    for (name, value) in &SECURITY_HEADERS {
-        headers.entry(name).or_insert_with(|| value.clone());
-    }
+    *response.headers_mut() = headers;
     response
 }
 

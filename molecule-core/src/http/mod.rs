@@ -5,17 +5,18 @@ mod error;
 mod json;
 mod middleware;
 mod openapi;
+mod serve;
 mod system;
 
-use axum::extract::DefaultBodyLimit;
+use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::{Extension, Router};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
-pub(crate) use json::{Json, JsonBody};
+pub(crate) use json::{HasBodyLimit, Json, JsonBody};
 pub(crate) use middleware::Shell;
 pub(crate) use openapi::document;
+pub(crate) use serve::{Limits, Serving};
 pub(crate) use system::router as system_router;
 
 use crate::error::Error;
@@ -27,18 +28,12 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(
     shell: Shell,
 ) -> Router {
     let (routes, _) = routes.split_for_parts();
-    let limit = shell.max_body_bytes();
     routes
         .fallback(not_found)
         // The wire has no 405: a wrong method is an unknown route.
         .method_not_allowed_fallback(not_found)
         .with_state(state)
-        // The first is the outermost. One call, because each boxes every request.
-        .layer((
-            from_fn_with_state(shell, middleware::shell),
-            DefaultBodyLimit::max(limit),
-            Extension(json::BodyLimit(limit)),
-        ))
+        .layer(from_fn_with_state(shell, middleware::shell))
 }
 
 async fn not_found() -> ApiError {

@@ -198,15 +198,36 @@ impl Presence {
         Ok(())
     }
 
-    /// Writes every pending report in one transaction.
+    /// Writes every pending report in one transaction. A batch that could not be
+    /// written, or whose writing was cancelled, is tried again later.
     pub(crate) async fn flush(&self) {
-        let batch = self.pending.take();
-        if batch.is_empty() {
+        let mut batch = Batch {
+            reports: self.pending.take(),
+            pending: &self.pending,
+        };
+        if batch.reports.is_empty() {
             return;
         }
-        if let Err(error) = store::write_reports(&self.db, &batch).await {
-            tracing::warn!(%error, count = batch.len(), "heartbeats not written; will retry");
-            self.pending.put_back(batch);
+        match store::write_reports(&self.db, &batch.reports).await {
+            Ok(()) => batch.reports.clear(),
+            Err(error) => {
+                let count = batch.reports.len();
+                tracing::warn!(%error, count, "heartbeats not written; will retry");
+            }
+        }
+    }
+}
+
+/// Reports on their way to the database; what is left of them goes back.
+struct Batch<'a> {
+    reports: HashMap<Uuid, Report>,
+    pending: &'a Pending,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.reports.is_empty() {
+            self.pending.put_back(std::mem::take(&mut self.reports));
         }
     }
 }

@@ -32,8 +32,9 @@ fn present<'de, D: Deserializer<'de>>(
     Value::deserialize(deserializer).map(Some)
 }
 
-/// The token an agent got with its first registration, if this was it.
+/// Who registered, and the token it got if this was its first time.
 pub(crate) struct Registered {
+    pub(crate) workspace_id: Uuid,
     pub(crate) auth_token: Option<molecule_hooks::Secret>,
 }
 
@@ -98,7 +99,10 @@ impl Presence {
             tracing::info!(workspace.id = %id, from = %status, "agent registered");
             self.events.publish(event);
         }
-        Ok(Registered { auth_token })
+        Ok(Registered {
+            workspace_id: id,
+            auth_token,
+        })
     }
 }
 

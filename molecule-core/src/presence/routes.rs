@@ -51,6 +51,7 @@ async fn register(
     let body = body.at_most(app.config.server.max_body_bytes / 4)?;
     let register: Register = body.decode("invalid request body")?;
     let registered = app.presence.register(register, bearer(&headers)).await?;
+    app.workspaces.refresh_url(registered.workspace_id);
     let auth_token = registered.auth_token.map(|token| token.expose().to_owned());
     let mut response = Json(RegisterReply {
         status: "registered",

@@ -1,6 +1,9 @@
 //! Opening the pool.
 
-use std::path::{Path, PathBuf};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,8 +19,14 @@ use crate::config::Config;
 pub(crate) enum StoreError {
     #[error("database.url is not understood")]
     Url(#[source] sqlx::Error),
+    #[error(
+        "database.url must name a file: SQLite in memory would be lost and differ per connection"
+    )]
+    InMemory,
     #[error("the folder of the database cannot be made")]
-    Folder(#[source] std::io::Error),
+    Folder(#[source] io::Error),
+    #[error("the file of the database cannot be made")]
+    File(#[source] io::Error),
     #[error("the database cannot be reached")]
     Connect(#[source] sqlx::Error),
     #[error("the database could not be migrated")]
@@ -30,9 +39,10 @@ pub(crate) async fn connect(config: &Config) -> Result<Db, StoreError> {
     let timeout = Duration::from_secs(config.database.timeout_secs);
     if url.expose().starts_with("sqlite:") {
         let options = SqliteConnectOptions::from_str(url.expose()).map_err(StoreError::Url)?;
-        if let Some(folder) = folder_of(options.get_filename()) {
-            std::fs::create_dir_all(folder).map_err(StoreError::Folder)?;
+        if is_in_memory(url.expose(), options.get_filename()) {
+            return Err(StoreError::InMemory);
         }
+        make_private(options.get_filename())?;
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -60,7 +70,30 @@ pub(crate) async fn connect(config: &Config) -> Result<Db, StoreError> {
     Ok(Db::Postgres(pool))
 }
 
-fn folder_of(file: &Path) -> Option<PathBuf> {
-    let folder = file.parent()?;
-    (!folder.as_os_str().is_empty()).then(|| folder.to_owned())
+/// Makes the file and its folder, for the owner alone: it may hold secrets that
+/// are not encrypted. SQLite gives the files it puts beside it the same mode.
+/// What exists keeps the mode that somebody gave it.
+fn make_private(file: &Path) -> Result<(), StoreError> {
+    if let Some(folder) = file.parent().filter(|path| !path.as_os_str().is_empty()) {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(folder);
+        made.map_err(StoreError::Folder)?;
+    }
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o600).open(file) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::File(error)),
+        _ => Ok(()),
+    }
+}
+
+/// True for every way to write a SQLite database without a file.
+fn is_in_memory(url: &str, file: &Path) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let file = file.to_string_lossy();
+    // The driver renames `:memory:`.
+    file.is_empty()
+        || file.contains(":memory:")
+        || file.starts_with("file:sqlx-in-memory-")
+        || url::form_urlencoded::parse(query.as_bytes())
+            .any(|(name, value)| name == "mode" && value == "memory")
 }

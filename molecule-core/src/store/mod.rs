@@ -168,15 +168,18 @@ impl From<sqlx::Error> for Error {
 
 /// SQLite: busy, locked, full, I/O and their extended forms. PostgreSQL: classes
 /// 08 (connection), 28 (refused), 3D (no such database), 53 (resources) and 57P
-/// (shutting down).
+/// (shutting down), and what contention ends in: 57014 (took too long), 55P03
+/// (lock not available), 40001 (not serialisable) and 40P01 (deadlock).
 fn is_unavailable(error: &dyn sqlx::error::DatabaseError) -> bool {
     let Some(code) = error.code() else {
         return false;
     };
     match code.parse::<u32>() {
         Ok(number) if code.len() < 5 => matches!(number & 0xff, 5 | 6 | 10 | 13 | 14),
-        _ => ["08", "28", "3D", "53", "57P"]
-            .iter()
-            .any(|class| code.starts_with(class)),
+        _ => [
+            "08", "28", "3D", "53", "57P", "57014", "55P03", "40001", "40P01",
+        ]
+        .iter()
+        .any(|class| code.starts_with(class)),
     }
 }

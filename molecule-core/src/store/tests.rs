@@ -8,8 +8,11 @@ use molecule_hooks::Clock;
 use sqlx::Executor;
 use uuid::Uuid;
 
-use super::{Db, Statement, Tx, connect, migrate, pending, timestamp, with_db, with_tx};
+use super::{
+    Db, Statement, StoreError, Tx, connect, migrate, pending, timestamp, with_db, with_tx,
+};
 use crate::config::Config;
+use crate::error::{Error, Kind};
 
 /// A migrated database, deleted with the guard.
 struct Scratch {
@@ -254,4 +257,77 @@ async fn an_empty_database_has_everything_pending() {
     let scratch = sqlite().await;
     assert!(pending(&scratch.db).await > 0);
     scratch.close().await;
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_released_in_time_is_a_passing_trouble() {
+    // Given a table that somebody else holds
+    let Some(scratch) = postgres().await else {
+        return;
+    };
+    migrate(&scratch.db).await.unwrap();
+    let Db::Postgres(pool) = &scratch.db else {
+        unreachable!()
+    };
+    let mut holder = pool.begin().await.unwrap();
+    holder.execute("LOCK TABLE workspaces").await.unwrap();
+
+    for limit in ["statement_timeout", "lock_timeout"] {
+        // When a query waits longer than it may
+        let mut waiting = pool.begin().await.unwrap();
+        let set = format!("SET LOCAL {limit} = 50");
+        waiting.execute(sqlx::AssertSqlSafe(set)).await.unwrap();
+        let refused = waiting.execute("SELECT count(*) FROM workspaces").await;
+
+        // Then clients are told to come again
+        let answer = Error::from(refused.unwrap_err());
+        assert_eq!(answer.kind(), Kind::Unavailable, "{limit}");
+        waiting.rollback().await.unwrap();
+    }
+    holder.rollback().await.unwrap();
+    scratch.close().await;
+}
+
+#[tokio::test]
+async fn the_folder_and_the_files_of_sqlite_are_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    // Given a folder that is not there yet
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data");
+    let mut config = Config::default();
+    config.database.url = Some(format!("sqlite://{}", folder.join("t.db").display()).into());
+
+    // When a database is made in it
+    let db = connect(&config).await.unwrap();
+    migrate(&db).await.unwrap();
+
+    // Then nobody else may read any of it
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    let mut files = 0;
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        files += 1;
+    }
+    assert_eq!(files, 3, "the database, its -wal and its -shm");
+    db.close().await;
+}
+
+#[tokio::test]
+async fn a_database_in_memory_is_refused() {
+    let urls = [
+        "sqlite::memory:",
+        "sqlite://:memory:",
+        "sqlite://%3Amemory%3A",
+        "sqlite://named?mode=memory&cache=shared",
+        "sqlite://",
+    ];
+    for url in urls {
+        let mut config = Config::default();
+        config.database.url = Some(url.to_owned().into());
+        let refused = connect(&config).await.map(drop);
+        assert!(matches!(refused, Err(StoreError::InMemory)), "{url}");
+    }
 }

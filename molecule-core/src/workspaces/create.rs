@@ -8,6 +8,7 @@ use super::connection::connection;
 use super::model::Status;
 use super::payload::{CreateWorkspace, NewWorkspace};
 use super::provision::NO_BACKEND;
+use super::store::lease::Lease;
 use super::template::{self, ConfigFacts};
 use super::{Workspaces, store};
 use crate::error::{Error, Result};
@@ -103,7 +104,14 @@ impl Workspaces {
         tx.commit().await.map_err(failed)?;
         services.events.publish(event);
         match services.has_no_backend() {
-            true => services.mark_failed(id, NO_BACKEND, &[]).await?,
+            true => {
+                let failed = services.mark_failed(Lease::first(id), NO_BACKEND, &[]);
+                // The row is committed and the caller must hear of it, secret and
+                // all; recovery writes the outcome then.
+                if let Err(error) = failed.await {
+                    tracing::error!(workspace.id = %id, ?error, "outcome not written; recovery will retry");
+                }
+            }
             false => self.provisioner.spawn(id),
         }
         Ok(Created(reply))
@@ -148,7 +156,7 @@ impl Workspaces {
         status: Status,
     ) -> Result<()> {
         if let Some(parent) = new.parent_id
-            && !store::exists(tx, parent).await.map_err(failed)?
+            && !store::lock_live(tx, parent).await.map_err(failed)?
         {
             return Err(Error::invalid("invalid workspace payload")
                 .with("detail", "parent_id: there is no such workspace"));

@@ -3,22 +3,30 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::store::Descendant;
-use super::{Services, Status, Workspaces, store};
+use super::{Services, Workspaces, store};
 use crate::backend::InstanceRef;
 use crate::error::{Error, Result};
-use crate::events::EventType;
-use crate::store::timestamp;
+use crate::events::{Event, EventType};
+use crate::store::{Tx, timestamp};
 
 /// Compute of one workspace must end within this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Workspaces stopped at once.
 const PARALLEL_STOPS: usize = 8;
+
+/// What a delete marked: the workspace first, then everything below it, also what
+/// an earlier delete left running.
+struct Removal {
+    all: Vec<Uuid>,
+    cascade_deleted: usize,
+}
 
 /// The documented reply.
 pub(crate) struct DeleteOutcome {
@@ -84,18 +92,14 @@ impl Workspaces {
 
     async fn delete_now(&self, id: Uuid, purge: bool) -> Result<DeleteOutcome> {
         let services = &self.services;
-        let known = store::find(&services.db, id).await?;
-        let below = self.mark_removed(id).await?;
-        let all: Vec<Uuid> = below.iter().map(|below| below.id).chain([id]).collect();
-        let live = below.iter().filter(|below| !below.removed);
-        let descendants: Vec<Uuid> = live.map(|below| below.id).collect();
+        let Removal {
+            all,
+            cascade_deleted,
+        } = self.mark_removed(id).await?;
         let stops = stream::iter(all.clone())
             .map(|id| self.clear_compute(id))
             .buffer_unordered(PARALLEL_STOPS);
         let failures: Vec<Uuid> = stops.filter_map(std::future::ready).collect().await;
-        if known.is_some_and(|row| row.status() != Status::Removed) {
-            self.announce(id, &descendants).await;
-        }
         if !failures.is_empty() {
             let list: Vec<String> = failures.iter().map(Uuid::to_string).collect();
             let text = format!(
@@ -107,7 +111,6 @@ impl Workspaces {
                 .with("removed_count", all.len())
                 .with("stop_failures", list.len()));
         }
-        let cascade_deleted = descendants.len();
         if !purge {
             return Ok(DeleteOutcome {
                 status: "removed",
@@ -130,22 +133,66 @@ impl Workspaces {
         })
     }
 
-    /// Answers with everything below, also what an earlier delete left running.
-    async fn mark_removed(&self, id: Uuid) -> Result<Vec<Descendant>> {
+    /// Marks the workspace and everything below it, with an event for each that was
+    /// live. Its row is locked first, so that nothing is put below it meanwhile.
+    async fn mark_removed(&self, id: Uuid) -> Result<Removal> {
         let services = &self.services;
-        let mut tx = services.db.begin().await?;
-        let descendants = store::descendants(&mut tx, id).await?;
         let now = timestamp(&services.clock);
-        for id in descendants.iter().map(|below| below.id).chain([id]) {
-            store::mark_removed(&mut tx, id, now).await?;
-            services.auth.revoke_all(&mut tx, id).await?;
+        let mut tx = services.db.begin().await?;
+        let was_live = store::lock_live(&mut tx, id).await?;
+        let mut all = vec![id];
+        let mut live = Vec::new();
+        self.remove_row(&mut tx, id, now).await?;
+        loop {
+            let below = store::descendants(&mut tx, id).await?;
+            let fresh: Vec<Descendant> = below
+                .into_iter()
+                .filter(|below| !all.contains(&below.id))
+                .collect();
+            if fresh.is_empty() {
+                break;
+            }
+            for below in fresh {
+                self.remove_row(&mut tx, below.id, now).await?;
+                all.push(below.id);
+                if !below.removed {
+                    live.push(below.id);
+                }
+            }
+        }
+        let mut events = Vec::new();
+        for child in &live {
+            events.push(self.record_removal(&mut tx, *child, json!({})).await?);
+        }
+        if was_live {
+            let payload = json!({ "cascade_deleted": live.len() });
+            events.push(self.record_removal(&mut tx, id, payload).await?);
         }
         tx.commit().await?;
-        for id in descendants.iter().map(|below| below.id).chain([id]) {
-            services.auth.forget(id);
-            services.directory.forget(id);
+        for id in &all {
+            services.auth.forget(*id);
+            services.directory.forget(*id);
         }
-        Ok(descendants)
+        events
+            .into_iter()
+            .for_each(|event| services.events.publish(event));
+        Ok(Removal {
+            all,
+            cascade_deleted: live.len(),
+        })
+    }
+
+    async fn remove_row(&self, tx: &mut Tx, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+        store::mark_removed(tx, id, now).await?;
+        Ok(self.services.auth.revoke_all(tx, id).await?)
+    }
+
+    async fn record_removal(&self, tx: &mut Tx, id: Uuid, payload: Value) -> Result<Event> {
+        let recorded = self
+            .services
+            .events
+            .record(tx, EventType::WorkspaceRemoved, id, payload);
+        Ok(recorded.await?)
     }
 
     /// Returns the id when compute may be left.
@@ -157,38 +204,6 @@ impl Workspaces {
         match tokio::time::timeout(STOP_TIMEOUT, clearing).await {
             Ok(true) => None,
             Ok(false) | Err(_) => Some(id),
-        }
-    }
-
-    async fn announce(&self, id: Uuid, descendants: &[Uuid]) {
-        let services = &self.services;
-        let recording = async {
-            let mut tx = services.db.begin().await?;
-            let mut events = Vec::new();
-            for child in descendants {
-                let event =
-                    services
-                        .events
-                        .record(&mut tx, EventType::WorkspaceRemoved, *child, json!({}));
-                events.push(event.await?);
-            }
-            let payload = json!({ "cascade_deleted": descendants.len() });
-            events.push(
-                services
-                    .events
-                    .record(&mut tx, EventType::WorkspaceRemoved, id, payload)
-                    .await?,
-            );
-            tx.commit().await?;
-            Ok::<_, sqlx::Error>(events)
-        };
-        match recording.await {
-            Ok(events) => events
-                .into_iter()
-                .for_each(|event| services.events.publish(event)),
-            Err(error) => {
-                tracing::error!(workspace.id = %id, %error, "removal could not be recorded")
-            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! taken on them is a guarded UPDATE, which a stale fact cannot mislead.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub(crate) struct Directory {
     db: Db,
     ttl: Option<Duration>,
     entries: Arc<RwLock<HashMap<Uuid, (Status, Instant)>>>,
+    /// Counts changes, so that a read that began before one does not fill the
+    /// directory after it.
+    changes: Arc<AtomicU64>,
 }
 
 impl Directory {
@@ -35,6 +39,7 @@ impl Directory {
             db,
             ttl,
             entries: Arc::default(),
+            changes: Arc::default(),
         }
     }
 
@@ -58,6 +63,7 @@ impl Directory {
 
     async fn read(&self, id: Uuid) -> sqlx::Result<Option<Status>> {
         let read_at = Instant::now();
+        let changes = self.changes.load(Ordering::Acquire);
         let status = store::status(&self.db, id)
             .await?
             .map(|name| Status::parse(&name));
@@ -67,10 +73,10 @@ impl Directory {
                 Ok(None)
             }
             Some(status) => {
-                self.entries
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(id, (status, read_at));
+                let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+                if self.changes.load(Ordering::Acquire) == changes {
+                    entries.insert(id, (status, read_at));
+                }
                 Ok(Some(status))
             }
         }
@@ -78,9 +84,8 @@ impl Directory {
 
     /// Call after every change of a row's status.
     pub(crate) fn forget(&self, id: Uuid) {
-        self.entries
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        entries.remove(&id);
     }
 }

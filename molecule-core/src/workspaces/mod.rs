@@ -25,7 +25,7 @@ pub(crate) use directory::Directory;
 pub(crate) use model::{Status, Workspace};
 
 use crate::auth::Auth;
-use crate::backend::SharedBackend;
+use crate::backend::{InstanceRef, SharedBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -81,7 +81,7 @@ impl Workspaces {
     pub(crate) async fn start(&self) -> sqlx::Result<()> {
         if let Db::Sqlite(_) = self.services.db {
             // Nobody else can be working on this file: no lease is alive.
-            store::drop_leases(&self.services.db).await?;
+            store::lease::expire_all(&self.services.db).await?;
         }
         self.teach_redactor().await?;
         let supervisor = &self.services.supervisor;
@@ -145,6 +145,41 @@ impl Workspaces {
             Some(_) => Ok(()),
             None => Err(Error::not_found("workspace not found")),
         }
+    }
+
+    /// Asks the backend, in the background, where the agent of a workspace is now:
+    /// Docker gives a container another port whenever it restarts. Called when an
+    /// agent registers, which is what it does first after a restart.
+    pub(crate) fn refresh_url(&self, id: Uuid) {
+        let services = Arc::clone(&self.services);
+        self.services.supervisor.spawn("refresh-url", async move {
+            let stored = store::find(&services.db, id).await;
+            let Ok(Some(Workspace {
+                instance_id: Some(instance_id),
+                ..
+            })) = stored
+            else {
+                return;
+            };
+            let instance = InstanceRef {
+                workspace_id: id,
+                instance_id: Some(instance_id.clone()),
+            };
+            match services.backend.url(&instance).await {
+                Ok(Some(url)) => match store::refresh_url(&services.db, id, &instance_id, &url)
+                    .await
+                {
+                    Ok(true) => tracing::info!(workspace.id = %id, "agent has another address now"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(workspace.id = %id, %error, "address not written"),
+                },
+                Ok(None) => {}
+                Err(error) => {
+                    let error = services.describe(error);
+                    tracing::warn!(workspace.id = %id, error, "address could not be looked up");
+                }
+            }
+        });
     }
 
     /// What a token provider may know of the workspace called `id`.

@@ -8,7 +8,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::model::Status;
+use super::provision::NO_BACKEND;
 use super::{Workspaces, store};
+use crate::config::BackendChoice;
 use crate::store::timestamp;
 
 /// Documented text of the timeout sweep.
@@ -27,7 +29,7 @@ impl Workspaces {
     pub(super) async fn recover_abandoned(&self) {
         let services = &self.services;
         let now = timestamp(&services.clock);
-        let ids = match store::abandoned(&services.db, now).await {
+        let ids = match store::lease::abandoned(&services.db, now).await {
             Ok(ids) => ids,
             Err(error) => return tracing::warn!(%error, "abandoned provisions could not be listed"),
         };
@@ -39,10 +41,22 @@ impl Workspaces {
                 self.provisioner.take_over(id);
                 continue;
             }
-            let failed = services.mark_failed(id, super::provision::NO_BACKEND, &[]);
-            if let Err(error) = failed.await {
-                tracing::error!(workspace.id = %id, ?error, "outcome not written");
+            // With `auto`, Docker may only be late: the next start finds it.
+            if services.config.backend.kind == BackendChoice::None {
+                self.fail_unstartable(id).await;
             }
+        }
+    }
+
+    async fn fail_unstartable(&self, id: Uuid) {
+        let failing = async {
+            match self.provisioner.claim_to_fail(id).await? {
+                Some(lease) => self.services.mark_failed(lease, NO_BACKEND, &[]).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = failing.await {
+            tracing::error!(workspace.id = %id, ?error, "outcome not written");
         }
     }
 
@@ -65,7 +79,8 @@ impl Workspaces {
                 "runtime": row.runtime,
                 "source": "provision_timeout_sweep",
             });
-            if let Err(error) = services.fail_row(row.id, NEVER_REGISTERED, payload).await {
+            let failed = services.mark_timed_out(row.id, NEVER_REGISTERED, before, payload);
+            if let Err(error) = failed.await {
                 tracing::error!(workspace.id = %row.id, ?error, "timeout not written");
             }
         }
@@ -88,11 +103,12 @@ impl Workspaces {
         for item in managed {
             let id = item.workspace_id;
             let status = match store::status(&services.db, id).await {
-                Ok(status) => status.map(|name| Status::parse(&name)),
+                Ok(status) => status,
                 Err(error) => return tracing::warn!(%error, "orphans could not be told"),
             };
             let orphan = match status {
-                Some(status) => status == Status::Removed,
+                // The name itself: a status of a newer server is no reason to reap.
+                Some(status) => status == Status::Removed.as_str(),
                 None => {
                     without_row.insert(id);
                     sweeper

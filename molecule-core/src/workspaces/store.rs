@@ -1,5 +1,7 @@
 //! SQL of workspaces.
 
+pub(super) mod lease;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
@@ -7,7 +9,6 @@ use uuid::Uuid;
 
 use super::model::Workspace;
 use super::payload::NewWorkspace;
-use crate::backend::Instance;
 use crate::secrets::Sealed;
 use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
@@ -103,109 +104,18 @@ pub(super) async fn insert(tx: &mut Tx, new: &NewWorkspace, row: &NewRow<'_>) ->
 }
 
 statement!(
-    LIVE_ID,
-    "SELECT id FROM workspaces WHERE id = $1 AND status <> 'removed'"
+    /// Changes nothing and locks the row: a delete waits for what is put below it.
+    LOCK_LIVE,
+    "UPDATE workspaces SET updated_at = updated_at WHERE id = $1 AND status <> 'removed' RETURNING id"
 );
 
-pub(super) async fn exists(tx: &mut Tx, id: Uuid) -> sqlx::Result<bool> {
-    let found: Option<Uuid> = with_tx!(tx, |conn| sqlx::query_scalar(LIVE_ID)
+/// True when the workspace is there; it stays so until the transaction ends.
+pub(super) async fn lock_live(tx: &mut Tx, id: Uuid) -> sqlx::Result<bool> {
+    let found: Option<Uuid> = with_tx!(tx, |conn| sqlx::query_scalar(LOCK_LIVE)
         .bind(id)
         .fetch_optional(conn)
         .await?);
     Ok(found.is_some())
-}
-
-statement!(
-    CLAIM_LEASE,
-    "UPDATE workspaces SET provision_lease_until = $3
-     WHERE id = $1 AND status = 'provisioning' AND provisioned_at IS NULL
-       AND (provision_lease_until IS NULL OR provision_lease_until < $2)"
-);
-
-/// Takes over a provision whose server is gone. True for the one winner.
-pub(super) async fn claim_lease(
-    db: &Db,
-    id: Uuid,
-    now: DateTime<Utc>,
-    until: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    with_db!(db, |pool| sqlx::query(CLAIM_LEASE)
-        .bind(id)
-        .bind(now)
-        .bind(until)
-        .execute(pool)
-        .await
-        .map(|done| done.rows_affected() == 1))
-}
-
-statement!(
-    RENEW_LEASE,
-    "UPDATE workspaces SET provision_lease_until = $2 WHERE id = $1 AND provisioned_at IS NULL AND status = 'provisioning'"
-);
-
-pub(super) async fn renew_lease(
-    db: &Db,
-    id: Uuid,
-    until: Option<DateTime<Utc>>,
-) -> sqlx::Result<()> {
-    with_db!(db, |pool| sqlx::query(RENEW_LEASE)
-        .bind(id)
-        .bind(until)
-        .execute(pool)
-        .await
-        .map(drop))
-}
-
-statement!(
-    ABANDONED,
-    "SELECT id FROM workspaces
-     WHERE status = 'provisioning' AND provisioned_at IS NULL AND external = FALSE
-       AND (provision_lease_until IS NULL OR provision_lease_until < $1)
-     ORDER BY created_at LIMIT 100"
-);
-
-/// Provisions that nobody works on.
-pub(super) async fn abandoned(db: &Db, now: DateTime<Utc>) -> sqlx::Result<Vec<Uuid>> {
-    with_db!(db, |pool| sqlx::query_scalar(ABANDONED)
-        .bind(now)
-        .fetch_all(pool)
-        .await)
-}
-
-statement!(
-    DROP_LEASES,
-    "UPDATE workspaces SET provision_lease_until = NULL WHERE status = 'provisioning' AND provisioned_at IS NULL"
-);
-
-/// Forgets all leases: right only where this process is the only server.
-pub(super) async fn drop_leases(db: &Db) -> sqlx::Result<()> {
-    with_db!(db, |pool| sqlx::query(DROP_LEASES)
-        .execute(pool)
-        .await
-        .map(drop))
-}
-
-statement!(
-    RECORD_INSTANCE,
-    "UPDATE workspaces SET url = $2, instance_id = $3, provisioned_at = $4, provision_lease_until = NULL, updated_at = $4
-     WHERE id = $1 AND status <> 'removed'"
-);
-
-/// True unless the workspace was removed meanwhile.
-pub(super) async fn record_instance(
-    db: &Db,
-    id: Uuid,
-    instance: &Instance,
-    now: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    with_db!(db, |pool| sqlx::query(RECORD_INSTANCE)
-        .bind(id)
-        .bind(&instance.url)
-        .bind(&instance.instance_id)
-        .bind(now)
-        .execute(pool)
-        .await
-        .map(|done| done.rows_affected() == 1))
 }
 
 statement!(
@@ -257,28 +167,6 @@ pub(super) async fn inbound_secrets(db: &Db) -> sqlx::Result<Vec<InboundSecret>>
 }
 
 statement!(
-    MARK_FAILED,
-    "UPDATE workspaces SET status = 'failed', last_sample_error = $2, provision_lease_until = NULL, url = '', updated_at = $3
-     WHERE id = $1 AND status = 'provisioning'"
-);
-
-/// True when the row was still provisioning.
-pub(super) async fn mark_failed(
-    tx: &mut Tx,
-    id: Uuid,
-    text: &str,
-    now: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    with_tx!(tx, |conn| sqlx::query(MARK_FAILED)
-        .bind(id)
-        .bind(text)
-        .bind(now)
-        .execute(conn)
-        .await
-        .map(|done| done.rows_affected() == 1))
-}
-
-statement!(
     UPSERT_CONFIG,
     "INSERT INTO workspace_config (workspace_id, data) VALUES ($1, $2)
      ON CONFLICT (workspace_id) DO UPDATE SET data = excluded.data"
@@ -299,6 +187,11 @@ statement!(
      WHERE status = 'provisioning' AND provisioned_at IS NOT NULL AND external = FALSE AND provisioned_at < $1
      ORDER BY provisioned_at LIMIT 100"
 );
+statement!(
+    FAIL_TIMED_OUT,
+    "UPDATE workspaces SET status = 'failed', last_sample_error = $2, url = '', updated_at = $3
+     WHERE id = $1 AND status = 'provisioning' AND provisioned_at IS NOT NULL AND provisioned_at < $4"
+);
 
 /// A started workspace whose agent never came.
 pub(super) struct TimedOut {
@@ -312,6 +205,24 @@ pub(super) async fn timed_out(db: &Db, before: DateTime<Utc>) -> sqlx::Result<Ve
         .bind(before)
         .fetch_all(pool)
         .await)
+}
+
+/// True when its agent still has not come.
+pub(super) async fn fail_timed_out(
+    tx: &mut Tx,
+    id: Uuid,
+    text: &str,
+    now: DateTime<Utc>,
+    before: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_tx!(tx, |conn| sqlx::query(FAIL_TIMED_OUT)
+        .bind(id)
+        .bind(text)
+        .bind(now)
+        .bind(before)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1))
 }
 
 /// A workspace below another one.
@@ -429,4 +340,25 @@ pub(super) async fn status(db: &Db, id: Uuid) -> sqlx::Result<Option<String>> {
         .bind(id)
         .fetch_optional(pool)
         .await)
+}
+
+statement!(
+    REFRESH_URL,
+    "UPDATE workspaces SET url = $3 WHERE id = $1 AND instance_id = $2 AND url <> $3 AND status <> 'removed'"
+);
+
+/// True when the stored URL was another one.
+pub(super) async fn refresh_url(
+    db: &Db,
+    id: Uuid,
+    instance_id: &str,
+    url: &str,
+) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(REFRESH_URL)
+        .bind(id)
+        .bind(instance_id)
+        .bind(url)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
 }

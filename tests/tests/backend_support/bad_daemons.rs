@@ -89,6 +89,7 @@ async fn assert_useless(what: &str, backend: &Arc<dyn WorkspaceBackend>) {
         backend.check().await.map(drop),
         backend.list_managed().await.map(drop),
         backend.stop(&unknown).await,
+        backend.url(&unknown).await.map(drop),
         backend.remove_storage(unknown.workspace_id).await,
         backend
             .start(&spec, &CancellationToken::new())

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use bollard::models::{ContainerCreateBody, MountPoint};
-use bollard::query_parameters::{CreateContainerOptionsBuilder, ListNetworksOptions};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListNetworksOptions, RestartContainerOptionsBuilder,
+};
 use molecule_core::backend::{BackendError, InstanceRef, Liveness, StartSpec, WorkspaceAccess};
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +89,45 @@ async fn a_usual_container_is_confined_and_labelled() {
     // The new workspace volume is the agent's to write into
     let seen = Seen::by_agent(&instance.url).await;
     assert_eq!(seen.workspace_owner().await.as_deref(), Some("1000|1000"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_its_daemon_restarted_is_found_at_its_new_port() {
+    let Some(fixture) = DockerFixture::new().await else {
+        return;
+    };
+    // Given a running agent
+    let (backend, spec) = (fixture.backend(), spec());
+    let instance = backend.start(&spec, &never()).await.expect("a start");
+    wait_until_ready(&instance.url).await;
+    let reference = InstanceRef {
+        workspace_id: spec.workspace_id,
+        instance_id: Some(instance.instance_id.clone()),
+    };
+
+    // When the container restarts without us
+    let at_once = RestartContainerOptionsBuilder::default().t(0).build();
+    fixture
+        .docker
+        .restart_container(&instance.instance_id, Some(at_once))
+        .await
+        .expect("a restart");
+
+    // Then the same container answers at the port that was published now
+    let found = fixture.inspect(&instance.instance_id).await;
+    let ports = found.network_settings.and_then(|network| network.ports);
+    let binding = ports.expect("ports")["8000/tcp"]
+        .clone()
+        .expect("a binding")
+        .remove(0);
+    let published = format!("http://127.0.0.1:{}", binding.host_port.expect("a port"));
+    assert_ne!(
+        published, instance.url,
+        "the daemon used the same port again"
+    );
+    let url = backend.url(&reference).await.expect("an answer");
+    assert_eq!(url.as_ref(), Some(&published));
+    wait_until_ready(&published).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,8 @@ async fn without_a_backend_nothing_starts_and_nobody_is_dead() {
         matches!(found, Liveness::Unknown(BackendError::NotConfigured)),
         "{found:?}"
     );
+    let url = NoBackend.url(&unknown).await.expect("an answer");
+    assert_eq!(url, None);
     NoBackend
         .list_managed()
         .await

@@ -1,6 +1,8 @@
 //! What every backend promises. Each function is one scenario, run for each
 //! backend by the root of the test.
 
+mod url;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use super::agent::{self, Seen, SeenFile};
 use super::fixture::{
     Fixture, assert_free_of_secrets, file, liveness, short_lived, spec, with_env,
 };
+
+pub(crate) use url::the_url_of_an_agent_is_known_while_it_runs;
 
 fn never() -> CancellationToken {
     CancellationToken::new()
@@ -53,6 +57,13 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
     let spec = spec();
     let instance = backend.start(&spec, &never()).await.expect("a start");
     assert!(!instance.instance_id.is_empty());
+    let one = ManagedInstance {
+        workspace_id: spec.workspace_id,
+        compute: true,
+        instance_id: Some(instance.instance_id.clone()),
+        storage: true,
+    };
+    assert_eq!(backend.list_managed().await.expect("a list"), [one]);
     agent::wait_until_ready(&instance.url).await;
     let found = liveness(&backend, spec.workspace_id).await;
     assert!(matches!(found, Liveness::Running), "{found:?}");
@@ -80,6 +91,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
     let kept = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: false,
+        instance_id: None,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [kept]);
@@ -88,7 +100,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
 pub(crate) async fn compute_that_ended_is_stopped_and_not_missing(fixture: &impl Fixture) {
     let backend = fixture.backend();
     let spec = spec();
-    backend.start(&spec, &never()).await.expect("a start");
+    let instance = backend.start(&spec, &never()).await.expect("a start");
 
     fixture.kill_compute(spec.workspace_id).await;
 
@@ -104,6 +116,7 @@ pub(crate) async fn compute_that_ended_is_stopped_and_not_missing(fixture: &impl
     let dead = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: true,
+        instance_id: Some(instance.instance_id),
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [dead]);
@@ -123,6 +136,11 @@ pub(crate) async fn a_backend_in_trouble_calls_nobody_dead(fixture: &impl Fixtur
     // Then it is not known to be dead, and a stop does not pretend to succeed
     let found = liveness(&backend, spec.workspace_id).await;
     assert!(matches!(found, Liveness::Unknown(_)), "{found:?}");
+    let error = backend
+        .url(&InstanceRef::of(spec.workspace_id))
+        .await
+        .expect_err("no look at its URL");
+    assert_free_of_secrets(error);
     let error = backend
         .stop(&InstanceRef::of(spec.workspace_id))
         .await
@@ -371,6 +389,7 @@ pub(crate) async fn starting_again_replaces_compute_and_keeps_storage(fixture: &
     let one = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: true,
+        instance_id: Some(second.instance_id),
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [one]);
@@ -393,6 +412,7 @@ pub(crate) async fn a_failed_restart_keeps_the_storage(fixture: &impl Fixture) {
     let kept = ManagedInstance {
         workspace_id: good.workspace_id,
         compute: false,
+        instance_id: None,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [kept]);

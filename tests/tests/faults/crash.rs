@@ -188,3 +188,33 @@ async fn a_kill_at_any_moment_of_a_provision_leaves_nothing_stuck() {
         assert_deletes_cleanly(&deployment, &server, &id).await;
     }
 }
+
+#[tokio::test]
+async fn an_agent_started_in_the_moment_of_a_kill_is_found_without_its_record() {
+    // Given the traces of a server that was killed after it started the agent and
+    // before it wrote down which process that is
+    let (mut deployment, database) = on(Engine::Sqlite).await;
+    let server = deployment.start().await;
+    let id = server.create(quick("a")).await;
+    server.wait_for_status(&id, "online").await;
+    server.kill_9();
+    let unrecorded = deployment.agent(&id).expect("a process");
+    let record = deployment.folder(&id).join("instance.json");
+    std::fs::remove_file(record).expect("the record");
+    let earlier = "UPDATE workspaces SET status = 'provisioning', provisioned_at = NULL, instance_id = NULL, provision_lease_until = created_at";
+    database.execute(earlier).await;
+
+    // When the next server starts over
+    let server = deployment.start().await;
+    server.wait_for_log("workspace started").await;
+    server.wait_for_status(&id, "online").await;
+
+    // Then there is one agent, and it is another one
+    let agents = deployment.agents();
+    assert!(
+        agents.len() == 1 && agents[0] != unrecorded,
+        "{agents:?}, before {unrecorded}"
+    );
+    assert_deletes_cleanly(&deployment, &server, &id).await;
+    server.stop().await;
+}

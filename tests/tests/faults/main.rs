@@ -3,6 +3,7 @@
 
 mod commands;
 mod config;
+mod connections;
 mod crash;
 mod crash_docker;
 mod database;

@@ -315,12 +315,14 @@ impl ServerProcess {
         reply
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal_to_send: Signal) {
-        signal(
-            i32::try_from(self.child.id()).expect("a process id"),
-            signal_to_send,
-        );
+        signal(self.pid(), signal_to_send);
     }
 
     /// `kill -9`: nothing of the server runs any more when this returns.

@@ -76,6 +76,50 @@ on_both_engines! {
         app.shutdown().await;
     }
 
+    async fn an_agent_that_came_too_early_does_not_keep_a_failed_workspace_online(engine: Engine) {
+        // Given an agent that registers while the backend still works on its start
+        let app = app(engine).await;
+        app.backend.set_fault(Fault::StartHangs);
+        let id = app.create(json!({ "name": "early" })).await;
+        eventually("the start hangs", async || app.backend.starts().len() == 1).await;
+        let files = app.backend.starts().remove(0).files;
+        let token = files.into_iter().find(|file| file.path == ".auth_token").expect("a token");
+        let token = String::from_utf8(token.content).expect("text");
+        let body = json!({ "id": id, "url": "http://localhost:8000", "agent_card": null });
+        let reply = app.post("/registry/register", body).bearer(&token).send().await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        app.wait_for_status(&id, "online").await;
+
+        // When the start does not end in time and is taken back
+        // Then the workspace does not stay online without an agent
+        assert_failed(&app, &id, START_FAILED).await;
+        assert_eq!(app.database.count(FAILURES).await, 1);
+        app.shutdown().await;
+    }
+
+    async fn a_delete_does_not_wait_for_a_place_in_the_queue(engine: Engine) {
+        // Given one provision that takes the only place, and one that waits
+        let app = TestApp::builder(engine)
+            .admin_token(ADMIN)
+            .config(|config| config.workspaces.provision_concurrency = 1)
+            .start()
+            .await;
+        app.backend.set_fault(Fault::StartHangs);
+        app.create(json!({ "name": "first" })).await;
+        eventually("the start hangs", async || app.backend.starts().len() == 1).await;
+        let waiting = app.create(json!({ "name": "second" })).await;
+
+        // When the waiting one is deleted
+        let asked = Instant::now();
+        let reply = app.delete(&format!("/workspaces/{waiting}")).bearer(ADMIN).send().await;
+
+        // Then that is done at once
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+        assert_eq!(app.backend.starts().len(), 1);
+        app.shutdown().await;
+    }
+
     async fn a_delete_ends_a_hanging_provision_and_waits_for_it(engine: Engine) {
         // Given a provision that would hang for a long time
         let app = TestApp::builder(engine).admin_token(ADMIN).start().await;

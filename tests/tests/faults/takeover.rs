@@ -158,3 +158,59 @@ async fn of_many_servers_one_takes_over() {
         server.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_overtaken_takes_nothing_back() {
+    if !postgres_is_wanted() {
+        return;
+    }
+    // Given a provision under way on one server, which loses its lease
+    let first = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .start()
+        .await;
+    first.backend.set_fault(Fault::StartHangs);
+    let id = first.create(json!({ "name": "a" })).await;
+    eventually("the start hangs", async || {
+        first.backend.starts().len() == 1
+    })
+    .await;
+    let overtaken = "UPDATE workspaces SET provision_lease_until = created_at";
+    first.database.execute(overtaken).await;
+
+    // And another one, which takes over and gets it started
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let second = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .start_on(first.database.share(), dir)
+        .await;
+    eventually("it is taken over", async || {
+        second.backend.agent_token(&id).is_some()
+    })
+    .await;
+    let started = "SELECT count(*) FROM workspaces WHERE provisioned_at IS NOT NULL";
+    eventually("it is recorded", async || {
+        second.database.count(started).await == 1
+    })
+    .await;
+
+    // When the first one notices
+    eventually("the first server gives up", async || {
+        first.backend.cancelled() == 1
+    })
+    .await;
+    let (_database, _dir) = first.shutdown().await;
+
+    // Then the agent of the second one still has its token and its workspace
+    let token = second.backend.agent_token(&id).expect("a token");
+    let body = json!({ "workspace_id": id });
+    let reply = second
+        .post("/registry/heartbeat", body)
+        .bearer(&token)
+        .send()
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    second.wait_for_status(&id, "online").await;
+    assert!(second.backend.stops().len() <= 1, "stopped under its agent");
+    second.shutdown().await;
+}

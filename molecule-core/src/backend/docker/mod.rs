@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::ContainerStateStatusEnum;
+use bollard::models::{ContainerStateStatusEnum, ContainerSummary};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -151,6 +151,13 @@ impl WorkspaceBackend for DockerBackend {
             .unwrap_or_else(Liveness::Unknown)
     }
 
+    async fn url(&self, instance: &InstanceRef) -> Result<Option<String>, BackendError> {
+        self.inner
+            .url(instance)
+            .await
+            .map_err(|error| error.into_backend("find agent port", &Scrubber::plain()))
+    }
+
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
         const OPERATION: &str = "remove storage";
         let scrub = Scrubber::plain();
@@ -238,6 +245,20 @@ impl Inner {
         Ok(Liveness::Missing)
     }
 
+    async fn url(&self, wanted: &InstanceRef) -> Result<Option<String>, CallError> {
+        for name in names::containers(wanted.workspace_id) {
+            match objects::find(&self.daemon, &name, &self.instance).await? {
+                Found::Ours(id, container) => {
+                    let meant = wanted.instance_id.as_ref().is_none_or(|known| *known == id);
+                    return Ok(objects::agent_url(&container).filter(|_| meant));
+                }
+                Found::Foreign if name == names::container(wanted.workspace_id) => break,
+                Found::Foreign | Found::Nothing => {}
+            }
+        }
+        Ok(None)
+    }
+
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, CallError> {
         let filter = names::owned_by(&self.instance);
         let containers = ListContainersOptionsBuilder::default()
@@ -258,8 +279,13 @@ impl Inner {
 
         let mut found: BTreeMap<Uuid, ManagedInstance> = BTreeMap::new();
         for container in containers {
-            if let Some(id) = self.workspace_of(container.labels.as_ref()) {
-                entry(&mut found, id).compute = true;
+            if let Some(workspace) = self.workspace_of(container.labels.as_ref()) {
+                let entry = entry(&mut found, workspace);
+                entry.compute = true;
+                // Next to the agent's there can be one that prepares a volume.
+                if is_agent(&container, workspace) {
+                    entry.instance_id = container.id;
+                }
             }
         }
         for volume in volumes.volumes.unwrap_or_default() {
@@ -285,6 +311,13 @@ fn entry(found: &mut BTreeMap<Uuid, ManagedInstance>, workspace_id: Uuid) -> &mu
     found.entry(workspace_id).or_insert(ManagedInstance {
         workspace_id,
         compute: false,
+        instance_id: None,
         storage: false,
     })
+}
+
+fn is_agent(container: &ContainerSummary, workspace: Uuid) -> bool {
+    let agent = names::container(workspace);
+    let mut names = container.names.iter().flatten();
+    names.any(|name| name.trim_start_matches('/') == agent)
 }

@@ -9,6 +9,7 @@ use bollard::query_parameters::{
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::container::AGENT_PORT;
 use super::daemon::{CallError, Daemon};
 use super::names;
 
@@ -52,6 +53,23 @@ pub(super) async fn find(daemon: &Daemon, name: &str, instance: &str) -> Result<
         .clone()
         .ok_or_else(|| CallError::Broken("no id".to_owned()))?;
     Ok(Found::Ours(id, Box::new(container)))
+}
+
+/// Where this server reaches the agent in a container; `None` when it does not
+/// run or its port is not published. The daemon publishes another port each time
+/// the container starts.
+pub(super) fn agent_url(container: &ContainerInspectResponse) -> Option<String> {
+    let state = container.state.as_ref()?;
+    if state.running != Some(true) || state.restarting == Some(true) {
+        return None;
+    }
+    let ports = container.network_settings.as_ref()?.ports.as_ref()?;
+    let port = ports
+        .get(AGENT_PORT)?
+        .iter()
+        .flatten()
+        .find_map(|binding| binding.host_port.as_ref()?.parse::<u16>().ok())?;
+    (port != 0).then(|| format!("http://127.0.0.1:{port}"))
 }
 
 /// Removes a container, running or not, with its anonymous volumes. Stopping it

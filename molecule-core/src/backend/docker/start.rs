@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::archive::{self, ArchiveError, Content};
-use super::container::{AGENT_PORT, CONFIG_PATH, Shape, Workspace};
+use super::container::{CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
 use super::image::{self, Image};
 use super::objects::{self, Found};
@@ -352,8 +352,8 @@ impl Start {
                 let reason = format!("the agent exited at once with code {code}");
                 return Err(refused("start container", &reason));
             }
-            if let Some(port) = host_port(&found) {
-                return Ok(format!("http://127.0.0.1:{port}"));
+            if let Some(url) = objects::agent_url(&found) {
+                return Ok(url);
             }
             if attempt < PORT_TRIES {
                 self.read(pause(PORT_PAUSE)).await.map_err(failed)?;
@@ -392,13 +392,4 @@ fn exit_code(container: &ContainerInspectResponse) -> Option<i64> {
         || state.restarting == Some(true)
         || container.restart_count.unwrap_or_default() > 0;
     ended.then(|| state.exit_code.unwrap_or_default())
-}
-
-fn host_port(container: &ContainerInspectResponse) -> Option<u16> {
-    let ports = container.network_settings.as_ref()?.ports.as_ref()?;
-    let bindings = ports.get(AGENT_PORT)?.as_ref()?;
-    let port = bindings
-        .iter()
-        .find_map(|binding| binding.host_port.as_ref()?.parse().ok())?;
-    (port != 0).then_some(port)
 }

@@ -4,6 +4,8 @@
 //! the connection below it is what keeps a broken daemon, or something that only
 //! pretends to be one, from filling the memory of this server.
 
+mod tls;
+
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -18,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
+use self::tls::Tls;
 use crate::backend::BackendError;
 use crate::config::backend::DockerConfig;
 
@@ -37,15 +40,19 @@ pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
     let endpoint = match host.split_once("://") {
         Some(("unix", path)) if path.starts_with('/') => Endpoint::Unix(PathBuf::from(path)),
         Some(("tcp" | "http" | "https", address)) if !address.is_empty() => {
+            let address = with_port(address);
             if let Some(dir) = config.daemon_tls_dir() {
-                return tls_client(address, &dir);
-            }
-            if host.starts_with("https") {
+                let tls = Tls::from_dir(&dir, &address).ok_or_else(|| {
+                    refused("ca.pem, cert.pem, key.pem or the host's name cannot be used")
+                })?;
+                Endpoint::Tls(address, tls)
+            } else if host.starts_with("https") {
                 return Err(refused(
                     "a TLS daemon needs a folder with ca.pem, cert.pem, key.pem",
                 ));
+            } else {
+                Endpoint::Tcp(address)
             }
-            Endpoint::Tcp(with_port(address))
         }
         _ => {
             return Err(refused(
@@ -66,24 +73,6 @@ pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
     .map_err(|_| refused("the client could not be built"))
 }
 
-/// TLS daemons identify themselves by certificate, so the library's own
-/// connection is good enough for them.
-fn tls_client(address: &str, dir: &std::path::Path) -> Result<Docker, BackendError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Whoever was faster installed one too.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    }
-    Docker::connect_with_ssl(
-        &with_port(address),
-        &dir.join("key.pem"),
-        &dir.join("cert.pem"),
-        &dir.join("ca.pem"),
-        LIBRARY_TIMEOUT_SECS,
-        API_DEFAULT_VERSION,
-    )
-    .map_err(|_| refused("ca.pem, cert.pem or key.pem cannot be used"))
-}
-
 fn with_port(address: &str) -> String {
     let address = address.trim_end_matches('/');
     let after_v6 = address.rsplit(']').next().unwrap_or(address);
@@ -101,9 +90,11 @@ fn refused(reason: &str) -> BackendError {
     }
 }
 
+#[derive(Clone)]
 enum Endpoint {
     Unix(PathBuf),
     Tcp(String),
+    Tls(String, Tls),
 }
 
 struct Connections {
@@ -166,14 +157,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Endpoint {
     fn connect(&self) -> impl Future<Output = io::Result<Box<dyn Stream>>> + Send + use<> {
-        let endpoint = match self {
-            Self::Unix(path) => Self::Unix(path.clone()),
-            Self::Tcp(address) => Self::Tcp(address.clone()),
-        };
+        let endpoint = self.clone();
         async move {
             Ok(match endpoint {
                 Self::Unix(path) => Box::new(UnixStream::connect(path).await?) as Box<dyn Stream>,
                 Self::Tcp(address) => Box::new(TcpStream::connect(address).await?),
+                Self::Tls(address, tls) => {
+                    Box::new(tls.connect(TcpStream::connect(address).await?).await?)
+                }
             })
         }
     }

@@ -53,6 +53,16 @@ impl AgentRecord {
         }
     }
 
+    /// What the backend calls it towards its callers.
+    pub(super) fn instance_id(&self) -> String {
+        self.pid.to_string()
+    }
+
+    /// Where the agent was told to listen.
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// True when the agent itself still runs.
     pub(super) fn runs(&self) -> io::Result<bool> {
         if proc_table::boot_id()? != self.boot_id {

@@ -168,6 +168,22 @@ impl WorkspaceBackend for ProcessBackend {
         }
     }
 
+    async fn url(&self, instance: &InstanceRef) -> Result<Option<String>, BackendError> {
+        let folder = self.inner.folder(instance.workspace_id);
+        let wanted = instance.instance_id.clone();
+        blocking_io("look for process", move || {
+            if folder.owner()? != Owner::Us {
+                return Ok(None);
+            }
+            let Some(record) = folder.read_record()? else {
+                return Ok(None);
+            };
+            let meant = wanted.is_none_or(|known| known == record.instance_id());
+            Ok((meant && record.runs()?).then(|| record.url()))
+        })
+        .await
+    }
+
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
         const OPERATION: &str = "remove storage";
         let lock = self.inner.lock_of(workspace_id);
@@ -300,10 +316,16 @@ impl Inner {
             };
             let folder = self.folder(workspace_id);
             if name.to_str() == Some(&workspace_id.to_string()) && folder.owner()? == Owner::Us {
-                let compute = folder.read_record().map_or(true, |record| record.is_some());
+                // A record that cannot be read still speaks of an agent.
+                let (compute, instance_id) = match folder.read_record() {
+                    Ok(Some(record)) => (true, Some(record.instance_id())),
+                    Ok(None) => (false, None),
+                    Err(_) => (true, None),
+                };
                 found.push(ManagedInstance {
                     workspace_id,
                     compute,
+                    instance_id,
                     storage: true,
                 });
             }

@@ -86,8 +86,8 @@ async fn steps(
     }
     inner.supervise(spec.workspace_id, child);
     Ok(Instance {
-        instance_id: record.pid.to_string(),
-        url: format!("http://127.0.0.1:{}", record.port),
+        instance_id: record.instance_id(),
+        url: record.url(),
     })
 }
 

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use molecule_hooks::ChainError;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::super::store::lease::{self, Lease};
 use super::super::{Services, store};
 use crate::backend::{BackendError, BackendKind};
 use crate::error::Error;
 use crate::events::EventType;
 use crate::secrets::BundleError;
-use crate::store::timestamp;
+use crate::store::{Tx, timestamp};
 
 /// Why a provision failed: what may be shown, a bounded word for metrics, and the
 /// cause for the log.
@@ -26,6 +28,8 @@ pub(super) struct Failure {
 pub(super) enum Step {
     Failed(Failure),
     Cancelled,
+    /// Another server works on the workspace now: nothing here is ours to undo.
+    Lost,
 }
 
 impl Failure {
@@ -44,6 +48,14 @@ impl Failure {
 
     pub(super) fn panicked() -> Self {
         Self::start("provision", "panic", &"panicked")
+    }
+
+    pub(super) fn no_template(id: Uuid) -> Self {
+        let text = format!(
+            "cannot start workspace {id}: no config.yaml source and config volume is empty — \
+             delete the workspace or provide a template"
+        );
+        Self::new(&text, "no_config", "its template folder is gone".to_owned())
     }
 
     pub(super) fn deadline(limit: Duration) -> Self {
@@ -82,6 +94,12 @@ impl From<Error> for Step {
     }
 }
 
+impl From<sqlx::Error> for Step {
+    fn from(error: sqlx::Error) -> Self {
+        Failure::start("store", "store", &error).into()
+    }
+}
+
 impl From<BackendError> for Step {
     fn from(error: BackendError) -> Self {
         if matches!(error, BackendError::Cancelled) {
@@ -106,10 +124,11 @@ pub(crate) const NO_BACKEND: &str = "no provisioning backend available — works
      Docker daemon (self-hosted) or control-plane provisioner (SaaS)";
 
 impl Services {
-    /// Documented outcome of a failed provision: the event, then the row.
+    /// Documented outcome of a failed provision: row and event. Does nothing when
+    /// the lease is lost.
     pub(in super::super) async fn mark_failed(
         &self,
-        id: Uuid,
+        lease: Lease,
         text: &str,
         missing: &[String],
     ) -> Result<(), Error> {
@@ -117,18 +136,33 @@ impl Services {
         if !missing.is_empty() {
             payload["missing"] = json!(missing);
         }
-        self.fail_row(id, text, payload).await
+        let mut tx = self.db.begin().await?;
+        let failed = lease::fail(&mut tx, lease, text, timestamp(&self.clock)).await?;
+        self.announce_failed(tx, failed, lease.id, payload).await
     }
 
-    /// As [`mark_failed`](Self::mark_failed), with a payload of its own.
-    pub(in super::super) async fn fail_row(
+    /// Documented outcome for an agent that never registered.
+    pub(in super::super) async fn mark_timed_out(
         &self,
         id: Uuid,
         text: &str,
-        payload: serde_json::Value,
+        before: DateTime<Utc>,
+        payload: Value,
     ) -> Result<(), Error> {
         let mut tx = self.db.begin().await?;
-        if !store::mark_failed(&mut tx, id, text, timestamp(&self.clock)).await? {
+        let now = timestamp(&self.clock);
+        let failed = store::fail_timed_out(&mut tx, id, text, now, before).await?;
+        self.announce_failed(tx, failed, id, payload).await
+    }
+
+    async fn announce_failed(
+        &self,
+        mut tx: Tx,
+        failed: bool,
+        id: Uuid,
+        payload: Value,
+    ) -> Result<(), Error> {
+        if !failed {
             return Ok(());
         }
         let event = self
@@ -141,17 +175,19 @@ impl Services {
         Ok(())
     }
 
-    /// Compensation of `mint_credentials`.
-    pub(super) async fn revoke(&self, id: Uuid) -> Result<(), String> {
+    /// Compensation of `mint_credentials`; leaves the tokens of whoever took over.
+    pub(super) async fn revoke(&self, lease: Lease) -> Result<(), String> {
         let revoking = async {
             let mut tx = self.db.begin().await?;
-            self.auth.revoke_all(&mut tx, id).await?;
-            tx.commit().await
+            let now = timestamp(&self.clock);
+            if lease::hold(&mut tx, lease, now).await? {
+                self.auth.revoke_all(&mut tx, lease.id).await?;
+                tx.commit().await?;
+            }
+            Ok::<_, sqlx::Error>(())
         };
-        let revoked = revoking
-            .await
-            .map_err(|error: sqlx::Error| error.to_string());
-        self.auth.forget(id);
+        let revoked = revoking.await.map_err(|error| error.to_string());
+        self.auth.forget(lease.id);
         revoked
     }
 

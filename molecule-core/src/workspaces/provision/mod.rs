@@ -5,15 +5,16 @@
 //!
 //! A failed step takes back what the earlier ones did and leaves the row `failed`
 //! with a fixed text. A shutdown in the middle takes back too, but leaves the row
-//! `provisioning` without a lease: the next server starts over. A lease on the
-//! row, renewed while the work runs, tells a provision under way from one whose
-//! server died.
+//! `provisioning` with its lease in the past: the next server starts over. The lease,
+//! renewed while the work runs, tells a provision under way from one whose server
+//! died; its epoch keeps a server that was overtaken from changing anything.
 
 mod failure;
 mod steps;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,8 +29,9 @@ pub(super) use failure::NO_BACKEND;
 use failure::{Failure, Step};
 
 use super::model::Status;
+use super::store::lease::{self, Lease};
 use super::{Services, store};
-use crate::backend::{InstanceRef, UndoStack};
+use crate::backend::{Instance, InstanceRef, Liveness, UndoStack};
 use crate::provlog::provlog;
 use crate::store::timestamp;
 
@@ -83,6 +85,12 @@ impl Provisioner {
         self.begin(id, false);
     }
 
+    /// The lease of a provision that this server will not start.
+    pub(super) async fn claim_to_fail(&self, id: Uuid) -> sqlx::Result<Option<Lease>> {
+        let now = timestamp(&self.services.clock);
+        lease::claim(&self.services.db, id, now, self.lease_until()).await
+    }
+
     /// Starts over a provision whose server died, unless someone else does. A
     /// delete sees it from here on, also before the claim is decided.
     pub(super) fn take_over(&self, id: Uuid) {
@@ -112,35 +120,73 @@ impl Provisioner {
         };
         self.services.supervisor.spawn("provision", async move {
             let this = entry.provisioner.clone();
-            if !abandoned || this.claim(id).await {
-                this.run(id, cancel).await;
+            let lease = match abandoned {
+                false => Some(Lease::first(id)),
+                true => this.claim(id).await,
+            };
+            if let Some(lease) = lease {
+                this.run(lease, cancel).await;
             }
             drop(entry);
         });
     }
 
-    /// True when an abandoned provision is this server's now and nothing of it
-    /// runs any more.
-    async fn claim(&self, id: Uuid) -> bool {
+    /// The lease of an abandoned provision, once nothing of it runs any more. None
+    /// when there is nothing left to do here.
+    async fn claim(&self, id: Uuid) -> Option<Lease> {
         let services = &self.services;
         let now = timestamp(&services.clock);
-        match store::claim_lease(&services.db, id, now, self.lease_until()).await {
-            Ok(true) => {}
-            // Another server was faster, or it was removed.
-            Ok(false) => return false,
+        if self.adopt(id).await {
+            return None;
+        }
+        let lease = match lease::claim(&services.db, id, now, self.lease_until()).await {
+            // None: another server was faster, or it was removed.
+            Ok(lease) => lease?,
             Err(error) => {
                 tracing::warn!(workspace.id = %id, %error, "provision could not be taken over");
-                return false;
+                return None;
             }
-        }
+        };
+        services.directory.forget(id);
         tracing::warn!(workspace.id = %id, "provision was interrupted; starting over");
         match services.backend.stop(&InstanceRef::of(id)).await {
-            Ok(()) => true,
+            Ok(()) => Some(lease),
             Err(error) => {
                 tracing::error!(workspace.id = %id, error = %services.describe(error), "leftover could not be stopped");
-                false
+                None
             }
         }
+    }
+
+    /// True when its agent came online and still runs: only the record was missing.
+    async fn adopt(&self, id: Uuid) -> bool {
+        let services = &self.services;
+        let online = match store::status(&services.db, id).await {
+            Ok(status) => matches!(status.as_deref(), Some("online" | "degraded")),
+            Err(_) => false,
+        };
+        if !online {
+            return false;
+        }
+        let found = InstanceRef::of(id);
+        let (Liveness::Running, Ok(Some(url)), Ok(managed)) = (
+            services.backend.liveness(&found).await,
+            services.backend.url(&found).await,
+            services.backend.list_managed().await,
+        ) else {
+            return false;
+        };
+        let mine = managed.into_iter().find(|item| item.workspace_id == id);
+        let Some(instance_id) = mine.and_then(|item| item.instance_id) else {
+            return false;
+        };
+        let now = timestamp(&services.clock);
+        let adopted = lease::adopt(&services.db, id, &Instance { instance_id, url }, now).await;
+        if matches!(adopted, Ok(true)) {
+            tracing::info!(workspace.id = %id, "running agent adopted");
+        }
+        // An error leaves it to the next round.
+        !matches!(adopted, Ok(false))
     }
 
     /// Cancels a provision under way and waits until it took itself back.
@@ -166,17 +212,20 @@ impl Provisioner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(&self, id: Uuid, cancel: CancellationToken) {
+    async fn run(&self, lease: Lease, cancel: CancellationToken) {
+        let id = lease.id;
         let started = Instant::now();
+        let lost = AtomicBool::new(false);
         let work = async {
-            let Ok(_slot) = self.slots.acquire().await else {
-                return Outcome::Cancelled;
-            };
-            self.provision(id, &cancel).await
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Outcome::Cancelled,
+                _slot = self.slots.acquire() => self.provision(lease, &cancel, &lost).await,
+            }
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
-            () = self.keep_lease(id) => Outcome::Cancelled,
+            () = self.keep_lease(lease, &cancel, &lost) => Outcome::Cancelled,
         };
         let word = match &outcome {
             Outcome::Started => "ok",
@@ -192,29 +241,44 @@ impl Provisioner {
                 duration_ms = started.elapsed().as_millis() as u64,
                 "workspace started"
             ),
-            Outcome::Failed(failure) => self.fail(id, failure, started.elapsed()).await,
+            Outcome::Failed(failure) => self.fail(lease, failure, started.elapsed()).await,
             Outcome::Cancelled => {
-                let released = store::renew_lease(&self.services.db, id, None);
+                let now = timestamp(&self.services.clock);
+                let released = lease::release(&self.services.db, lease, now);
                 let _ = tokio::time::timeout(OUTCOME_TIMEOUT, released).await;
+                self.services.directory.forget(id);
                 tracing::info!(workspace.id = %id, "provision cancelled and taken back");
             }
         }
     }
 
-    /// Never ends: renews the lease for as long as it is polled.
-    async fn keep_lease(&self, id: Uuid) {
+    /// Never ends: renews the lease for as long as it is polled, and cancels the
+    /// provision when the lease is lost.
+    async fn keep_lease(&self, lease: Lease, cancel: &CancellationToken, lost: &AtomicBool) {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            if let Err(error) =
-                store::renew_lease(&self.services.db, id, Some(self.lease_until())).await
-            {
-                tracing::warn!(workspace.id = %id, %error, "provision lease could not be renewed");
+            match lease::renew(&self.services.db, lease, self.lease_until()).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    lost.store(true, Ordering::Relaxed);
+                    cancel.cancel();
+                    std::future::pending::<()>().await;
+                }
+                Err(error) => {
+                    tracing::warn!(workspace.id = %lease.id, %error, "provision lease could not be renewed");
+                }
             }
         }
     }
 
-    async fn provision(&self, id: Uuid, cancel: &CancellationToken) -> Outcome {
+    async fn provision(
+        &self,
+        lease: Lease,
+        cancel: &CancellationToken,
+        lost: &AtomicBool,
+    ) -> Outcome {
         let services = &self.services;
+        let id = lease.id;
         let workspace = match store::find(&services.db, id).await {
             Ok(Some(workspace)) if workspace.status() == Status::Provisioning => workspace,
             // Removed before it began.
@@ -223,7 +287,6 @@ impl Provisioner {
                 return Outcome::Failed(Failure::start("load_workspace", "store", &error));
             }
         };
-        let template = self.template_of(&workspace).await;
         provlog(
             "provision.start",
             json!({
@@ -247,26 +310,32 @@ impl Provisioner {
             }
         };
         let mut undo = UndoStack::default();
-        let fenced =
-            AssertUnwindSafe(self.steps(&workspace, template, &token, &mut undo)).catch_unwind();
+        let steps = self.steps(lease, &workspace, &token, &mut undo);
+        let fenced = AssertUnwindSafe(steps).catch_unwind();
         let result = tokio::select! {
             result = fenced => result.unwrap_or_else(|_| Err(Failure::panicked().into())),
             () = deadline => Err(Step::Cancelled),
         };
-        match result {
-            Ok(()) => Outcome::Started,
-            Err(step) => {
-                undo.unwind(UNDO_TIMEOUT).await;
-                match step {
-                    Step::Failed(failure) => Outcome::Failed(failure),
-                    Step::Cancelled if cancel.is_cancelled() => Outcome::Cancelled,
-                    Step::Cancelled => Outcome::Failed(Failure::deadline(limit)),
-                }
+        let step = match result {
+            Ok(()) => return Outcome::Started,
+            Err(step) => step,
+        };
+        if lost.load(Ordering::Relaxed) || matches!(step, Step::Lost) {
+            tracing::warn!(workspace.id = %id, "provision was overtaken; left to the other server");
+            return Outcome::Cancelled;
+        }
+        undo.unwind(UNDO_TIMEOUT).await;
+        match step {
+            Step::Failed(failure) => Outcome::Failed(failure),
+            Step::Cancelled if !cancel.is_cancelled() && token.is_cancelled() => {
+                Outcome::Failed(Failure::deadline(limit))
             }
+            Step::Cancelled | Step::Lost => Outcome::Cancelled,
         }
     }
 
-    async fn fail(&self, id: Uuid, failure: Failure, took: Duration) {
+    async fn fail(&self, lease: Lease, failure: Failure, took: Duration) {
+        let id = lease.id;
         let cause = self.services.redactor.redact(&failure.cause);
         tracing::error!(workspace.id = %id, reason = failure.class, cause, "provision failed");
         provlog(
@@ -279,7 +348,7 @@ impl Provisioner {
         );
         let written = self
             .services
-            .mark_failed(id, &failure.text, &failure.missing);
+            .mark_failed(lease, &failure.text, &failure.missing);
         match tokio::time::timeout(OUTCOME_TIMEOUT, written).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::model::Workspace;
+use super::super::store::lease::{self, Lease};
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
 use super::super::{agent_config, environment, store};
 use super::Provisioner;
@@ -25,13 +26,17 @@ const PRIVATE: u32 = 0o600;
 impl Provisioner {
     pub(super) async fn steps(
         &self,
+        lease: Lease,
         workspace: &Workspace,
-        template: Option<PathBuf>,
         cancel: &CancellationToken,
         undo: &mut UndoStack,
     ) -> Result<(), Step> {
         let services = &self.services;
         let id = workspace.id;
+        let template = self.template_of(workspace).await;
+        if workspace.template.is_some() && template.is_none() {
+            return Err(Failure::no_template(id).into());
+        }
         let secrets = unless(cancel, services.secrets.bundle(id)).await??;
         let mut env = environment::base(
             workspace,
@@ -45,16 +50,16 @@ impl Provisioner {
         .await??;
         let (config, facts) = self.config_of(workspace, template.as_deref()).await;
         check_required(&facts, &env)?;
-        let files = unless(cancel, self.mint_credentials(id, config, undo)).await??;
+        let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let spec = self.spec(workspace, &env, template, files);
         let instance = services.backend.start(&spec, cancel).await?;
         self.undo_start(id, &instance, undo);
-        self.record(id, &instance).await
+        self.record(lease, &instance).await
     }
 
     /// The template folder: the one it was created from, else the runtime's
     /// default, else none.
-    pub(super) async fn template_of(&self, workspace: &Workspace) -> Option<PathBuf> {
+    async fn template_of(&self, workspace: &Workspace) -> Option<PathBuf> {
         let root = self.services.config.workspaces.templates_dir.as_deref()?;
         match &workspace.template {
             Some(name) => template::named(root, name).await,
@@ -91,11 +96,12 @@ impl Provisioner {
     /// Revokes older tokens and mints the agent's own, in one transaction.
     async fn mint_credentials(
         &self,
-        id: Uuid,
+        lease: Lease,
         config: Option<ConfigFile>,
         undo: &mut UndoStack,
-    ) -> Result<Vec<ConfigFile>, Error> {
+    ) -> Result<Vec<ConfigFile>, Step> {
         let services = &self.services;
+        let id = lease.id;
         let inbound: Secret = mint()?;
         services.redactor.learn(inbound.expose());
         let place = aad("workspaces", &id.to_string(), "inbound_secret");
@@ -105,16 +111,18 @@ impl Provisioner {
             .seal(inbound.expose().as_bytes(), &place)
             .map_err(|error| Error::internal("workspace start failed", error))?;
         let mut tx = services.db.begin().await?;
+        if !lease::hold(&mut tx, lease, self.lease_until()).await? {
+            return Err(Step::Lost);
+        }
         services.auth.revoke_all(&mut tx, id).await?;
         let token = services.auth.issue(&mut tx, id).await?;
         store::set_inbound_secret(&mut tx, id, &sealed).await?;
         tx.commit().await?;
         services.auth.forget(id);
         let taking_back = Arc::clone(services);
-        undo.push(
-            "mint_credentials",
-            async move { taking_back.revoke(id).await },
-        );
+        undo.push("mint_credentials", async move {
+            taking_back.revoke(lease).await
+        });
         let private =
             |name: &str, secret: &Secret| file(name, secret.expose().as_bytes().to_vec(), PRIVATE);
         let mut files = vec![
@@ -169,18 +177,17 @@ impl Provisioner {
         });
     }
 
-    async fn record(&self, id: Uuid, instance: &Instance) -> Result<(), Step> {
+    async fn record(&self, lease: Lease, instance: &Instance) -> Result<(), Step> {
         let services = &self.services;
         let now = timestamp(&services.clock);
-        match store::record_instance(&services.db, id, instance, now).await {
+        match lease::record_instance(&services.db, lease, instance, now).await {
             Ok(true) => Ok(()),
-            // Removed while it started.
-            Ok(false) => Err(Step::Cancelled),
-            Err(error) => Err(Step::Failed(Failure::start(
-                "record_instance",
-                "store",
-                &error,
-            ))),
+            Ok(false) => match store::status(&services.db, lease.id).await?.as_deref() {
+                // Removed while it started.
+                None | Some("removed") => Err(Step::Cancelled),
+                Some(_) => Err(Step::Lost),
+            },
+            Err(error) => Err(Failure::start("record_instance", "store", &error).into()),
         }
     }
 }
