@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use molecule_benches::client::{Load, Script, request};
 use molecule_benches::options::Length;
 use molecule_benches::stats::{grouped, median};
@@ -44,7 +45,10 @@ fn main() {
         return compare(log, length);
     }
     println!("token endpoint against a bare hyper server, {CONNECTIONS} connections (medians)");
-    println!("  logs    endpoint/s       bare/s   ratio   server CPU per request");
+    println!("  `echo` decodes and encodes the JSON of its request; `answer` only encodes");
+    println!(
+        "  logs   endpoint/s     echo/s  ratio   answer/s  ratio   server CPU per request, us"
+    );
     let settings = if length == Length::Smoke {
         &LOG_SETTINGS[..1]
     } else {
@@ -93,14 +97,19 @@ fn compare(log: &str, length: Length) {
     assert_eq!(refused.status, 401, "authentication is on");
     let bare = runtime.block_on(bare::serve(reply.json()));
 
-    // Both get the same requests.
     let scripts = || agents.iter().map(script).collect();
+    let json = request("POST", "/", &agents[0].token, Some(&reply.text));
+    let echoes = (0..CONNECTIONS).map(|_| same(json.clone())).collect();
     let address = app
         .url
         .trim_start_matches("http://")
         .parse()
         .expect("an address");
-    let mut targets = [Load::open(address, scripts()), Load::open(bare, scripts())];
+    let mut targets = [
+        Load::open(address, scripts()),
+        Load::open(bare, echoes),
+        Load::open(bare, scripts()),
+    ];
     let (rounds, time) = length.rounds();
     for load in &mut targets {
         load.run(time); // warms it up
@@ -110,15 +119,17 @@ fn compare(log: &str, length: Length) {
         measured.push(targets.each_mut().map(|load| one_round(load, time)));
     }
     let column =
-        |pick: fn(&[Sample; 2]) -> f64| median(&measured.iter().map(pick).collect::<Vec<_>>());
+        |pick: fn(&[Sample; 3]) -> f64| median(&measured.iter().map(pick).collect::<Vec<_>>());
     println!(
-        "  {log:<5} {:>12} {:>12}   {:.2}x   {:.1} us against {:.1} us, {:.2}x",
-        grouped(column(|[endpoint, _]| endpoint.per_second)),
-        grouped(column(|[_, bare]| bare.per_second)),
-        column(|[endpoint, bare]| endpoint.per_second / bare.per_second),
-        column(|[endpoint, _]| endpoint.cpu_us),
-        column(|[_, bare]| bare.cpu_us),
-        column(|[endpoint, bare]| bare.cpu_us / endpoint.cpu_us),
+        "  {log:<5} {:>11} {:>10}  {:.2}x {:>10}  {:.2}x   {:.1}, {:.1}, {:.1}",
+        grouped(column(|[endpoint, ..]| endpoint.per_second)),
+        grouped(column(|[_, echo, _]| echo.per_second)),
+        column(|[endpoint, echo, _]| endpoint.per_second / echo.per_second),
+        grouped(column(|[.., answer]| answer.per_second)),
+        column(|[endpoint, _, answer]| endpoint.per_second / answer.per_second),
+        column(|[endpoint, ..]| endpoint.cpu_us),
+        column(|[_, echo, _]| echo.cpu_us),
+        column(|[.., answer]| answer.cpu_us),
     );
     assert_eq!(mints.load(Ordering::SeqCst), 1, "one token serves them all");
     runtime.block_on(app.shutdown());
@@ -147,7 +158,10 @@ fn path(agent: &Agent) -> String {
 }
 
 fn script(agent: &Agent) -> Script {
-    let request = request("GET", &path(agent), &agent.token, None);
+    same(request("GET", &path(agent), &agent.token, None))
+}
+
+fn same(request: Bytes) -> Script {
     Box::new(move || request.clone())
 }
 

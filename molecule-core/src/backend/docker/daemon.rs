@@ -160,6 +160,15 @@ impl CallError {
         matches!(self, Self::Status(404, text) if text.to_lowercase().contains("network"))
     }
 
+    /// True when two networks have the name of the one that was meant: another
+    /// server made one at the same time and has not taken it back yet.
+    pub(super) fn is_network_ambiguous(&self) -> bool {
+        matches!(self, Self::Status(400 | 409, text) if {
+            let text = text.to_lowercase();
+            text.contains("network") && text.contains("is ambiguous")
+        })
+    }
+
     /// True when somebody else is removing the container at this moment.
     pub(super) fn is_removal_in_progress(&self) -> bool {
         matches!(self, Self::Status(409 | 500, text) if {

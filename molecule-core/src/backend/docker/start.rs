@@ -30,6 +30,10 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How often, and how long apart, the daemon is asked for the port.
 const PORT_TRIES: u32 = 3;
 const PORT_PAUSE: Duration = Duration::from_millis(500);
+/// How often, and how long apart, a container is started while two servers sort out
+/// who made the network.
+const NETWORK_TRIES: u32 = 20;
+const NETWORK_PAUSE: Duration = Duration::from_millis(500);
 /// Bringing the files may take this many times as long as a usual call.
 const UPLOAD_FACTOR: u32 = 4;
 
@@ -329,14 +333,26 @@ impl Start {
     }
 
     async fn start(&self, container: &str) -> Result<(), BackendError> {
-        let options = None::<StartContainerOptions>;
-        self.write(
-            self.inner
-                .daemon
-                .call(|client| client.start_container(container, options)),
-        )
-        .await
-        .map_err(|error| self.error("start container", error))
+        let mut tries = NETWORK_TRIES;
+        loop {
+            let options = None::<StartContainerOptions>;
+            let started = self
+                .write(
+                    self.inner
+                        .daemon
+                        .call(|client| client.start_container(container, options)),
+                )
+                .await;
+            match started {
+                Err(error) if error.is_network_ambiguous() && tries > 1 => {
+                    tries -= 1;
+                    self.read(pause(NETWORK_PAUSE))
+                        .await
+                        .map_err(|error| self.error("start container", error))?;
+                }
+                started => return started.map_err(|error| self.error("start container", error)),
+            }
+        }
     }
 
     async fn find_url(&self, container: &str) -> Result<String, BackendError> {
