@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogConfig, LogFormat};
@@ -15,6 +16,14 @@ use crate::supervisor::Supervisor;
 
 const METRICS_UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// Libraries that are never more talkative than this.
+const QUIET: [&str; 4] = [
+    "bollard=info",
+    "hyper=info",
+    "hyper_util=info",
+    "reqwest=info",
+];
+
 /// Seconds; from a cached answer to a slow provision.
 const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0];
 
@@ -22,18 +31,14 @@ const BUCKETS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0]
 /// call in a process wins; later ones change nothing.
 pub(crate) fn init_logs(config: &LogConfig, redactor: &Redactor) {
     let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    // These log whole requests, environments of containers included, whatever the
-    // operator asked for.
-    let quiet = [
-        "bollard=info",
-        "hyper=info",
-        "hyper_util=info",
-        "reqwest=info",
-    ];
-    let filter = quiet
-        .iter()
-        .filter_map(|directive| directive.parse().ok())
-        .fold(filter, EnvFilter::add_directive);
+    let filter = match filter.max_level_hint() {
+        Some(level) if level <= LevelFilter::INFO => filter,
+        // Beyond info these log whole requests, environments of containers included.
+        _ => QUIET
+            .iter()
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive),
+    };
     let base = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(RedactingWriter(redactor.clone()));

@@ -3,7 +3,8 @@
 //! The callers live in a process of their own, so that neither side runs out of
 //! file descriptors.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use super::{TOKEN_LIFE, path, provider};
 pub(crate) const CLIENT: &str = "--burst-client=";
 /// The upstream takes this long, so that every caller is there before the answer.
 const MINT_TAKES: Duration = Duration::from_secs(2);
+/// A caller gives up after this long.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(length: Length) {
     let callers = if length == Length::Smoke { 100 } else { 10_000 };
@@ -40,7 +43,9 @@ pub(crate) fn run(length: Length) {
         .clock(time.clock());
     let app = runtime.block_on(builder.start());
     let agent = runtime.block_on(workspaces::create(&app, 1)).remove(0);
-    let first = runtime.block_on(app.get(&path(&agent)).bearer(&agent.token).send());
+    // Closed again, because the callers are as many as the server has places for.
+    let first = app.get(&path(&agent)).bearer(&agent.token);
+    let first = runtime.block_on(first.header("connection", "close").send());
     assert_eq!(first.status, 200, "{}", first.text);
     let minted_before = mints.load(Ordering::SeqCst);
 
@@ -80,7 +85,7 @@ pub(crate) fn run(length: Length) {
     runtime.block_on(app.shutdown());
 }
 
-/// The callers: connect, wait for a line on standard input, ask all at once.
+/// The callers: ask once, wait for a line on standard input, ask all at once.
 pub(crate) fn run_client(arguments: &str) {
     raise_file_limit();
     let parts: Vec<&str> = arguments.split(',').collect();
@@ -94,17 +99,16 @@ pub(crate) fn run_client(arguments: &str) {
         let (start, started) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for _ in 0..callers {
+            // With the token that is about to expire: the connection is in use.
             let mut connection = Connection::open(address).await.expect("a connection");
+            ask(&mut connection, &request).await.expect("a first reply");
             let (request, mut started) = (request.clone(), started.clone());
             tasks.spawn(async move {
                 started
                     .wait_for(|started| *started)
                     .await
                     .expect("the start");
-                connection.send(&request).await.expect("the server reads");
-                let sent = Instant::now();
-                let reply = connection.receive().await.expect("the server answers");
-                (sent, Instant::now(), reply.status, reply.body.to_vec())
+                ask(&mut connection, &request).await
             });
         }
         println!("connected");
@@ -113,29 +117,49 @@ pub(crate) fn run_client(arguments: &str) {
             .read_line(&mut String::new())
             .expect("a line");
         start.send_replace(true);
-        report(tasks.join_all().await);
+        report(&tasks.join_all().await);
     });
 }
 
+/// What one caller got, and when.
+struct Answer {
+    sent: Instant,
+    received: Instant,
+    status: u16,
+    body: Vec<u8>,
+}
+
+async fn ask(connection: &mut Connection, request: &[u8]) -> io::Result<Answer> {
+    let exchange = async {
+        connection.send(request).await?;
+        let sent = Instant::now();
+        let reply = connection.receive().await?;
+        Ok(Answer {
+            sent,
+            received: Instant::now(),
+            status: reply.status,
+            body: reply.body.to_vec(),
+        })
+    };
+    tokio::time::timeout(PATIENCE, exchange).await?
+}
+
 /// Prints one line about what the callers saw.
-fn report(replies: Vec<(Instant, Instant, u16, Vec<u8>)>) {
-    let refused = replies
-        .iter()
-        .filter(|(_, _, status, _)| *status != 200)
-        .count();
-    let mut bodies: Vec<&[u8]> = replies.iter().map(|(_, _, _, body)| &body[..]).collect();
-    bodies.sort_unstable();
-    bodies.dedup();
-    let last_sent = replies.iter().map(|(sent, ..)| *sent).max();
-    let first_reply = replies.iter().map(|(_, reply, ..)| *reply).min();
-    let together = if last_sent < first_reply {
-        "before"
-    } else {
-        "NOT before"
+fn report(answers: &[io::Result<Answer>]) {
+    let answered: Vec<&Answer> = answers.iter().flatten().collect();
+    let refused = answered.iter().filter(|a| a.status != 200).count();
+    let bodies: BTreeSet<&[u8]> = answered.iter().map(|a| &a.body[..]).collect();
+    let last_sent = answered.iter().map(|a| a.sent).max();
+    let first_received = answered.iter().map(|a| a.received).min();
+    let together = match last_sent < first_received {
+        true => "before",
+        false => "NOT before",
     };
     println!(
-        "{} replies, {refused} refused, {} distinct; the last request was sent {together} the first reply",
-        replies.len(),
+        "{} answers, {refused} of them refusals, {} connections lost; {} distinct; the last request \
+         was sent {together} the first answer",
+        answered.len(),
+        answers.len() - answered.len(),
         bodies.len()
     );
 }

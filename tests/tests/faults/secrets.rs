@@ -15,18 +15,23 @@ use crate::process::{Deployment, ServerProcess};
 
 /// A deployment that knows every plant that can be configured.
 fn plant(deployment: &mut Deployment, plants: &mut Plants, database: &TestDatabase) {
-    let url = match database.url().split_once("postgres://molecule@") {
+    let user = |url: &str| {
+        let (user, rest) = url.strip_prefix("postgres://")?.split_once('@')?;
+        // One that needs a password of its own cannot carry ours.
+        (!user.contains(':')).then(|| (user.to_owned(), rest.to_owned()))
+    };
+    let url = match user(database.url()) {
         // The test server trusts; a password is carried along all the same.
-        Some((_, rest)) => format!(
-            "postgres://molecule:{}@{rest}",
+        Some((user, rest)) => format!(
+            "postgres://{user}:{}@{rest}",
             plants.get("database password")
         ),
-        None => database.url().to_owned(),
+        // Where it is not part of the configuration it is nobody's secret.
+        None => {
+            plants.0.remove("database password");
+            database.url().to_owned()
+        }
     };
-    // Where it is not part of the configuration it is nobody's secret.
-    if !url.starts_with("postgres") {
-        plants.0.remove("database password");
-    }
     let secret_file = deployment.dir.path().join("hook-secret");
     std::fs::write(&secret_file, plants.get("hook file secret")).expect("a file");
     deployment
