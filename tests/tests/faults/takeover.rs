@@ -27,22 +27,25 @@ impl MovableClock {
     }
 }
 
+/// A server in the middle of a provision, and the workspace.
+async fn hanging_provision() -> (TestApp, String) {
+    let app = TestApp::builder(Engine::Postgres)
+        .admin_token(ADMIN)
+        .start()
+        .await;
+    app.backend.set_fault(Fault::StartHangs);
+    let id = app.create(json!({ "name": "a" })).await;
+    eventually("the start hangs", async || app.backend.starts().len() == 1).await;
+    (app, id)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_server_keeps_its_provision_and_a_dead_one_loses_it() {
     if !postgres_is_wanted() {
         return;
     }
     // Given a provision under way on one server
-    let first = TestApp::builder(Engine::Postgres)
-        .admin_token(ADMIN)
-        .start()
-        .await;
-    first.backend.set_fault(Fault::StartHangs);
-    let id = first.create(json!({ "name": "a" })).await;
-    eventually("the start hangs", async || {
-        first.backend.starts().len() == 1
-    })
-    .await;
+    let (first, id) = hanging_provision().await;
 
     // When a second server comes up on the same database and looks around
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -110,16 +113,7 @@ async fn of_many_servers_one_takes_over() {
         return;
     }
     // Given an interrupted provision
-    let first = TestApp::builder(Engine::Postgres)
-        .admin_token(ADMIN)
-        .start()
-        .await;
-    first.backend.set_fault(Fault::StartHangs);
-    let id = first.create(json!({ "name": "a" })).await;
-    eventually("the start hangs", async || {
-        first.backend.starts().len() == 1
-    })
-    .await;
+    let (first, id) = hanging_provision().await;
     let (database, _dir) = first.shutdown().await;
 
     // When four servers come up at once
@@ -165,16 +159,7 @@ async fn a_server_that_was_overtaken_takes_nothing_back() {
         return;
     }
     // Given a provision under way on one server, which loses its lease
-    let first = TestApp::builder(Engine::Postgres)
-        .admin_token(ADMIN)
-        .start()
-        .await;
-    first.backend.set_fault(Fault::StartHangs);
-    let id = first.create(json!({ "name": "a" })).await;
-    eventually("the start hangs", async || {
-        first.backend.starts().len() == 1
-    })
-    .await;
+    let (first, id) = hanging_provision().await;
     let overtaken = "UPDATE workspaces SET provision_lease_until = created_at";
     first.database.execute(overtaken).await;
 
