@@ -9,11 +9,14 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::auth::{Auth, HasAuth};
 use crate::backend::SharedBackend;
+use crate::canvas::Canvas;
 use crate::config::Config;
+use crate::events::Events;
 use crate::hooks::Credentials;
 use crate::http::HasBodyLimit;
 use crate::presence::Presence;
-use crate::store::Db;
+use crate::secrets::Secrets;
+use crate::store::{Db, Leader, Relay};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
 
@@ -30,8 +33,13 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) auth: Auth,
     pub(crate) backend: SharedBackend,
+    pub(crate) canvas: Canvas,
     pub(crate) credentials: Credentials,
+    pub(crate) events: Events,
+    pub(crate) leader: Leader,
     pub(crate) presence: Presence,
+    pub(crate) relay: Relay,
+    pub(crate) secrets: Secrets,
     pub(crate) supervisor: Supervisor,
     pub(crate) workspaces: Workspaces,
 }
@@ -74,6 +82,10 @@ impl HasBodyLimit for App {
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(crate::http::system_router())
+        .merge(crate::auth::routes::router())
+        .merge(crate::canvas::routes::router())
+        .merge(crate::events::routes::router())
+        .merge(crate::secrets::routes::router())
         .merge(crate::workspaces::routes::router())
         .merge(crate::presence::routes::router())
         .merge(crate::hooks::routes::router())

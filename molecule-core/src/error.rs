@@ -14,6 +14,7 @@ pub(crate) struct Error {
     message: String,
     extra: Map<String, Value>,
     cause: Option<anyhow::Error>,
+    retry_after_secs: Option<u64>,
 }
 
 /// What went wrong, as far as a client can act on it.
@@ -23,6 +24,8 @@ pub(crate) enum Kind {
     Invalid,
     /// No or bad credentials.
     Unauthorized,
+    /// Known, and still not allowed.
+    Forbidden,
     /// There is no such thing.
     NotFound,
     /// It existed and was removed.
@@ -31,11 +34,20 @@ pub(crate) enum Kind {
     Conflict,
     /// The request body is too large.
     TooLarge,
-    /// The datastore does not answer.
+    /// Too many requests.
+    RateLimited,
+    /// The datastore does not answer, or something else will work a little later.
     Unavailable,
+    /// This deployment cannot do it.
+    NotImplemented,
+    /// Something behind us failed.
+    BadGateway,
     /// Our fault, or an upstream's.
     Internal,
 }
+
+/// Seconds after which a client should try again when the datastore is away.
+const DATASTORE_RETRY_SECS: u64 = 5;
 
 /// Result of a room.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -47,6 +59,7 @@ impl Error {
             message: message.into(),
             extra: Map::new(),
             cause: None,
+            retry_after_secs: None,
         }
     }
 
@@ -56,6 +69,30 @@ impl Error {
 
     pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(Kind::Unauthorized, message)
+    }
+
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(Kind::Forbidden, message)
+    }
+
+    /// Too many requests; try again after so many seconds.
+    pub(crate) fn rate_limited(message: impl Into<String>, retry_after_secs: u64) -> Self {
+        Self::new(Kind::RateLimited, message).retry_after(retry_after_secs)
+    }
+
+    /// Does not work now and will later, without anything being broken.
+    pub(crate) fn not_now(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message)
+    }
+
+    /// This deployment cannot do it.
+    pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotImplemented, message)
+    }
+
+    /// Something behind us failed; the cause goes to the log.
+    pub(crate) fn bad_gateway(message: impl Into<String>, cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Kind::BadGateway, message).because(cause)
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -81,6 +118,7 @@ impl Error {
             "platform datastore unavailable — retry shortly",
         )
         .with("code", "platform_unavailable")
+        .retry_after(DATASTORE_RETRY_SECS)
         .because(cause)
     }
 
@@ -104,6 +142,12 @@ impl Error {
         self
     }
 
+    /// Sets the `Retry-After` header of the answer.
+    pub(crate) fn retry_after(mut self, secs: u64) -> Self {
+        self.retry_after_secs = Some(secs);
+        self
+    }
+
     fn because(mut self, cause: impl Into<anyhow::Error>) -> Self {
         self.cause = Some(cause.into());
         self
@@ -119,6 +163,10 @@ impl Error {
 
     pub(crate) fn extra(&self) -> &Map<String, Value> {
         &self.extra
+    }
+
+    pub(crate) fn retry_after_secs(&self) -> Option<u64> {
+        self.retry_after_secs
     }
 
     /// For the log: the message and the whole chain of causes.

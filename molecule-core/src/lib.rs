@@ -3,6 +3,7 @@
 mod app;
 mod auth;
 pub mod backend;
+mod canvas;
 pub mod cli;
 pub mod config;
 mod error;

@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use crate::app::{self, App, Parts};
 use crate::auth::Auth;
 use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
+use crate::canvas::Canvas;
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
 use crate::hooks::{Credentials, HookRunner, hook_secrets};
@@ -18,9 +19,9 @@ use crate::http::{self, Limits, Serving, Shell};
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, Secrets};
-use crate::store::{self, Db, StoreError};
+use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
-use crate::workspaces::{Directory, Services, Workspaces};
+use crate::workspaces::{Directory, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
 /// The last phases of a shutdown write little and end connections.
@@ -270,6 +271,10 @@ impl Wiring {
             backend,
             redactor,
         } = self;
+        let relay = Relay::new(&db);
+        relay.start(&supervisor);
+        let leader = Leader::new(&db, &clock);
+        leader.start(&supervisor);
         let events = Events::new(redactor.clone(), clock.clone());
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
@@ -281,11 +286,14 @@ impl Wiring {
             clock: clock.clone(),
             db: db.clone(),
             auth: auth.clone(),
-            secrets,
+            secrets: secrets.clone(),
             hooks: HookRunner::new(registry, &config.hooks, redactor.clone()),
             backend: Arc::clone(&backend),
             events: events.clone(),
             directory,
+            hierarchy: Hierarchy::new(db.clone()),
+            relay: relay.clone(),
+            leader: leader.clone(),
             redactor: redactor.clone(),
             supervisor: supervisor.clone(),
             platform_url: platform_url(&config, &backend, address),
@@ -295,20 +303,26 @@ impl Wiring {
             clock.clone(),
             auth.clone(),
             events.clone(),
-            workspaces.directory().clone(),
+            workspaces.clone(),
             redactor.clone(),
         );
         presence.start(&supervisor);
         telemetry::keep_metrics_small(&supervisor);
         workspaces.start().await?;
+        let canvas = Canvas::new(db.clone(), clock.clone());
         let app = App::new(Parts {
             config: Arc::clone(&config),
             clock,
             db,
             auth,
             backend,
+            canvas,
             credentials,
+            events: events.clone(),
+            leader,
             presence,
+            relay,
+            secrets,
             supervisor,
             workspaces,
         });

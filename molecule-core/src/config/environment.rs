@@ -74,6 +74,30 @@ pub const ENV_VARS: &[EnvVar] = &[
         "URL under which external agents reach it",
     ),
     var(
+        "CORS_ORIGINS",
+        "server.cors_origins",
+        Kind::List,
+        "comma-separated origins of browsers",
+    ),
+    var(
+        "RATE_LIMIT",
+        "server.rate_limit",
+        Kind::Number,
+        "requests per minute and caller",
+    ),
+    var(
+        "TRUSTED_PROXIES",
+        "server.trusted_proxies",
+        Kind::List,
+        "networks whose X-Forwarded-For is believed",
+    ),
+    var(
+        "CANVAS_PROXY_URL",
+        "server.canvas_proxy_url",
+        Kind::Text,
+        "URL of the web canvas",
+    ),
+    var(
         "DATABASE_URL",
         "database.url",
         Kind::Text,
@@ -98,6 +122,12 @@ pub const ENV_VARS: &[EnvVar] = &[
         "let workspace tokens act as administrator (unsafe)",
     ),
     var(
+        "MOLECULE_ENABLE_TEST_TOKENS",
+        "auth.test_tokens",
+        Kind::Bool,
+        "serve the test-token route",
+    ),
+    var(
         "SECRETS_ENCRYPTION_KEY",
         "secrets.encryption_key",
         Kind::Text,
@@ -108,6 +138,18 @@ pub const ENV_VARS: &[EnvVar] = &[
         "secrets.encryption_key_file",
         Kind::Text,
         "file with the encryption key",
+    ),
+    var(
+        "SECRETS_PREVIOUS_ENCRYPTION_KEYS",
+        "secrets.previous_encryption_keys",
+        Kind::List,
+        "comma-separated earlier keys",
+    ),
+    var(
+        "SECRETS_PREVIOUS_ENCRYPTION_KEYS_FILE",
+        "secrets.previous_encryption_keys_file",
+        Kind::Text,
+        "file with earlier keys, one a line",
     ),
     var(
         "MOLECULE_BACKEND",
@@ -132,6 +174,18 @@ pub const ENV_VARS: &[EnvVar] = &[
         "control_plane.org_id",
         Kind::Text,
         "organisation on the control plane",
+    ),
+    var(
+        "MOLECULE_ORG_SLUG",
+        "control_plane.org_slug",
+        Kind::Text,
+        "short name of the organisation",
+    ),
+    var(
+        "CP_UPSTREAM_URL",
+        "control_plane.upstream_url",
+        Kind::Text,
+        "where /cp/* is forwarded",
     ),
     var(
         "CONFIGS_DIR",
@@ -162,6 +216,42 @@ pub const ENV_VARS: &[EnvVar] = &[
         "workspaces.provision_concurrency",
         Kind::Number,
         "provisions at once",
+    ),
+    var(
+        "MOLECULE_LIVENESS_TIMEOUT_SECONDS",
+        "workspaces.liveness_timeout_secs",
+        Kind::Number,
+        "seconds without heartbeat until offline",
+    ),
+    var(
+        "REMOTE_LIVENESS_STALE_AFTER",
+        "workspaces.remote_stale_after_secs",
+        Kind::Number,
+        "the same for external workspaces",
+    ),
+    var(
+        "MOLECULE_RESTARTS_PER_MINUTE",
+        "workspaces.restarts_per_minute",
+        Kind::Number,
+        "automatic restarts at most",
+    ),
+    var(
+        "ACTIVITY_RETENTION_DAYS",
+        "retention.activity_days",
+        Kind::Number,
+        "days that activity is kept",
+    ),
+    var(
+        "MOLECULE_EVENTS_RETENTION_DAYS",
+        "retention.events_days",
+        Kind::Number,
+        "days that events are kept",
+    ),
+    var(
+        "ACTIVITY_CLEANUP_INTERVAL_HOURS",
+        "retention.interval_hours",
+        Kind::Number,
+        "hours between two clean-ups",
     ),
     var(
         "MOLECULE_HOOKS_ORDER",

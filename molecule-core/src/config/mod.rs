@@ -21,7 +21,7 @@ pub use example::example;
 pub use load::{ConfigError, Sources};
 pub use sections::{
     AuthConfig, ControlPlaneConfig, DatabaseConfig, Environment, HooksSection, LogConfig,
-    LogFormat, SecretsConfig, ServerConfig, WorkspacesConfig,
+    LogFormat, RetentionConfig, SecretsConfig, ServerConfig, WorkspacesConfig,
 };
 
 /// Everything an operator can set. Build it with [`Config::load`] or, in tests
@@ -49,6 +49,8 @@ pub struct Config {
     pub control_plane: ControlPlaneConfig,
     /// Creation and provisioning of workspaces.
     pub workspaces: WorkspacesConfig,
+    /// How long history is kept.
+    pub retention: RetentionConfig,
     /// The hooks of this server.
     pub hooks: HooksSection,
     /// Logs.

@@ -58,6 +58,14 @@ pub struct ServerConfig {
     pub request_timeout_secs: u64,
     /// Seconds that a shutdown may take in all.
     pub shutdown_timeout_secs: u64,
+    /// Origins of browsers that may call the API, lower case; `*` allows all.
+    pub cors_origins: Vec<String>,
+    /// Requests per minute and caller.
+    pub rate_limit: u64,
+    /// Networks (CIDR) of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<String>,
+    /// Where requests for unknown routes go: the web canvas.
+    pub canvas_proxy_url: Option<String>,
 }
 
 impl Default for ServerConfig {
@@ -70,6 +78,13 @@ impl Default for ServerConfig {
             max_body_bytes: 1024 * 1024,
             request_timeout_secs: 60,
             shutdown_timeout_secs: 30,
+            cors_origins: vec![
+                "http://localhost:3000".to_owned(),
+                "http://localhost:3001".to_owned(),
+            ],
+            rate_limit: 600,
+            trusted_proxies: Vec::new(),
+            canvas_proxy_url: None,
         }
     }
 }
@@ -107,6 +122,8 @@ pub struct AuthConfig {
     /// Without an administrator token, let any workspace token act as one
     /// outside development. The reference platform's old behaviour; unsafe.
     pub legacy_workspace_admin: bool,
+    /// Serve `GET /admin/workspaces/:id/test-token` outside development too.
+    pub test_tokens: bool,
 }
 
 /// How secrets are encrypted.
@@ -117,6 +134,10 @@ pub struct SecretsConfig {
     pub encryption_key: Option<Secret>,
     /// File that holds the encryption key.
     pub encryption_key_file: Option<PathBuf>,
+    /// Earlier keys, which only decrypt; `secrets rotate` makes them unnecessary.
+    pub previous_encryption_keys: Vec<Secret>,
+    /// File with earlier keys, one a line.
+    pub previous_encryption_keys_file: Option<PathBuf>,
 }
 
 /// The SaaS control plane.
@@ -126,6 +147,10 @@ pub struct ControlPlaneConfig {
     /// Organisation this server belongs to; setting it selects the control-plane
     /// backend.
     pub org_id: Option<String>,
+    /// Short name of the organisation, with which browser sessions are verified.
+    pub org_slug: Option<String>,
+    /// Where `/cp/*` is forwarded and sessions are verified.
+    pub upstream_url: Option<String>,
 }
 
 /// Creation and provisioning of workspaces.
@@ -146,6 +171,12 @@ pub struct WorkspacesConfig {
     pub provision_timeout_secs: u64,
     /// Provisions that may run at once.
     pub provision_concurrency: usize,
+    /// Seconds without a heartbeat after which a workspace is offline.
+    pub liveness_timeout_secs: u64,
+    /// The same for external workspaces.
+    pub remote_stale_after_secs: u64,
+    /// Automatic restarts per minute that this server starts at most.
+    pub restarts_per_minute: u32,
 }
 
 impl Default for WorkspacesConfig {
@@ -158,6 +189,31 @@ impl Default for WorkspacesConfig {
             provision_deadline_secs: 720,
             provision_timeout_secs: 600,
             provision_concurrency: 8,
+            liveness_timeout_secs: 180,
+            remote_stale_after_secs: 90,
+            restarts_per_minute: 60,
+        }
+    }
+}
+
+/// How long history is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    /// Days that activity is kept.
+    pub activity_days: u32,
+    /// Days that structure events are kept.
+    pub events_days: u32,
+    /// Hours between two clean-ups.
+    pub interval_hours: u32,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            activity_days: 7,
+            events_days: 30,
+            interval_hours: 6,
         }
     }
 }

@@ -12,6 +12,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     database(config, &mut found);
     backend(config, &mut found);
     workspaces(config, &mut found);
+    retention(config, &mut found);
     if tracing_subscriber::EnvFilter::try_new(&config.log.filter).is_err() {
         found.push(
             "log.filter (RUST_LOG): is not a log filter such as info or molecule_core=debug"
@@ -73,6 +74,11 @@ fn server(config: &Config, found: &mut Vec<String>) {
     let urls = [
         ("server.platform_url", &server.platform_url),
         ("server.external_url", &server.external_url),
+        ("server.canvas_proxy_url", &server.canvas_proxy_url),
+        (
+            "control_plane.upstream_url",
+            &config.control_plane.upstream_url,
+        ),
         ("workspaces.awareness_url", &config.workspaces.awareness_url),
     ];
     for (field, value) in urls {
@@ -178,5 +184,33 @@ fn workspaces(config: &Config, found: &mut Vec<String>) {
     }
     if workspaces.provision_concurrency == 0 {
         found.push("workspaces.provision_concurrency: must be at least 1".to_owned());
+    }
+    for (field, secs) in [
+        ("liveness_timeout_secs", workspaces.liveness_timeout_secs),
+        (
+            "remote_stale_after_secs",
+            workspaces.remote_stale_after_secs,
+        ),
+    ] {
+        // Agents report every 30 seconds.
+        if !(31..=86_400).contains(&secs) {
+            found.push(format!("workspaces.{field}: must be between 31 and 86400"));
+        }
+    }
+    if workspaces.restarts_per_minute == 0 {
+        found.push("workspaces.restarts_per_minute: must be at least 1".to_owned());
+    }
+}
+
+fn retention(config: &Config, found: &mut Vec<String>) {
+    let retention = &config.retention;
+    for (field, value, most) in [
+        ("activity_days", retention.activity_days, 36_500),
+        ("events_days", retention.events_days, 36_500),
+        ("interval_hours", retention.interval_hours, 8760),
+    ] {
+        if !(1..=most).contains(&value) {
+            found.push(format!("retention.{field}: must be between 1 and {most}"));
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! A recorded event is inserted in the transaction of the change it describes and
 //! published after the commit, so that nobody hears of what did not happen.
 
+pub(crate) mod routes;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,42 +17,112 @@ use crate::store::{Tx, statement, timestamp, with_tx};
 /// Events a slow subscriber may fall behind before it loses the oldest.
 const BUS_CAPACITY: usize = 1024;
 
-/// Types of events of this version. The names are wire facts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[non_exhaustive]
-pub enum EventType {
-    /// A workspace was accepted and its compute is being started.
-    WorkspaceProvisioning,
+/// Declares the event types with their names on the wire.
+macro_rules! event_types {
+    ($($(#[$meta:meta])* $variant:ident = $name:literal,)*) => {
+        /// Types of events. The names are wire facts; some belong to rooms that do
+        /// not exist yet.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum EventType {
+            $($(#[$meta])* $variant,)*
+        }
+
+        impl EventType {
+            /// Every type there is.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name on the wire and in the table.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// A workspace was accepted, or restarts; its compute is being started.
+    WorkspaceProvisioning = "WORKSPACE_PROVISIONING",
     /// Its agent registered or came back.
-    WorkspaceOnline,
+    WorkspaceOnline = "WORKSPACE_ONLINE",
     /// An external workspace waits for its agent.
-    WorkspaceAwaitingAgent,
+    WorkspaceAwaitingAgent = "WORKSPACE_AWAITING_AGENT",
+    /// Its agent is gone.
+    WorkspaceOffline = "WORKSPACE_OFFLINE",
     /// Its agent reports trouble.
-    WorkspaceDegraded,
+    WorkspaceDegraded = "WORKSPACE_DEGRADED",
+    /// Somebody paused it.
+    WorkspacePaused = "WORKSPACE_PAUSED",
+    /// It was idle and sleeps until somebody needs it.
+    WorkspaceHibernated = "WORKSPACE_HIBERNATED",
+    /// Its name, place or another field changed.
+    WorkspaceUpdated = "WORKSPACE_UPDATED",
     /// It could not be started.
-    WorkspaceProvisionFailed,
+    WorkspaceProvisionFailed = "WORKSPACE_PROVISION_FAILED",
     /// It was deleted.
-    WorkspaceRemoved,
+    WorkspaceRemoved = "WORKSPACE_REMOVED",
+    /// A team grew out of it.
+    WorkspaceExpanded = "WORKSPACE_EXPANDED",
+    /// Its team was removed.
+    WorkspaceCollapsed = "WORKSPACE_COLLAPSED",
+    /// An external agent got new credentials.
+    ExternalCredentialsRotated = "EXTERNAL_CREDENTIALS_ROTATED",
+    /// Its agent describes itself anew.
+    AgentCardUpdated = "AGENT_CARD_UPDATED",
+    /// It got an agent.
+    AgentAssigned = "AGENT_ASSIGNED",
+    /// Its agent was replaced.
+    AgentReplaced = "AGENT_REPLACED",
+    /// Its agent was taken away.
+    AgentRemoved = "AGENT_REMOVED",
+    /// Its agent moved to another workspace.
+    AgentMoved = "AGENT_MOVED",
+    /// Its agent asks for an approval.
+    ApprovalRequested = "APPROVAL_REQUESTED",
+    /// An approval was passed on to it.
+    ApprovalEscalated = "APPROVAL_ESCALATED",
+    /// An approval was given.
+    ApprovalApproved = "APPROVAL_APPROVED",
+    /// An approval was refused.
+    ApprovalDenied = "APPROVAL_DENIED",
+    /// It delegated a task.
+    DelegationSent = "DELEGATION_SENT",
+    /// A delegated task goes on.
+    DelegationStatus = "DELEGATION_STATUS",
+    /// A delegated task is done.
+    DelegationComplete = "DELEGATION_COMPLETE",
+    /// A delegated task failed.
+    DelegationFailed = "DELEGATION_FAILED",
+    /// A schedule ran.
+    CronExecuted = "CRON_EXECUTED",
+    /// A schedule was skipped.
+    CronSkipped = "CRON_SKIPPED",
+    /// A message went through a channel.
+    ChannelMessage = "CHANNEL_MESSAGE",
     /// The agent's current task changed. Not recorded.
-    TaskUpdated,
+    TaskUpdated = "TASK_UPDATED",
     /// The agent is alive. Not recorded.
-    WorkspaceHeartbeat,
+    WorkspaceHeartbeat = "WORKSPACE_HEARTBEAT",
+    /// Something was done. Not recorded.
+    ActivityLogged = "ACTIVITY_LOGGED",
+    /// The agent says something to people. Not recorded.
+    AgentMessage = "AGENT_MESSAGE",
+    /// An answer to a call from the canvas. Not recorded.
+    A2aResponse = "A2A_RESPONSE",
 }
 
 impl EventType {
-    /// The name on the wire and in the table.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::WorkspaceProvisioning => "WORKSPACE_PROVISIONING",
-            Self::WorkspaceOnline => "WORKSPACE_ONLINE",
-            Self::WorkspaceAwaitingAgent => "WORKSPACE_AWAITING_AGENT",
-            Self::WorkspaceDegraded => "WORKSPACE_DEGRADED",
-            Self::WorkspaceProvisionFailed => "WORKSPACE_PROVISION_FAILED",
-            Self::WorkspaceRemoved => "WORKSPACE_REMOVED",
-            Self::TaskUpdated => "TASK_UPDATED",
-            Self::WorkspaceHeartbeat => "WORKSPACE_HEARTBEAT",
-        }
+    /// The type with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl Serialize for EventType {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

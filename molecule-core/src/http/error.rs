@@ -10,9 +10,6 @@ use utoipa::ToSchema;
 use super::Json;
 use crate::error::{Error, Kind};
 
-/// Seconds after which a client should try again when the datastore is away.
-const RETRY_AFTER_SECS: &str = "5";
-
 /// What handlers return.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
@@ -49,10 +46,14 @@ fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::Invalid => StatusCode::BAD_REQUEST,
         Kind::Unauthorized => StatusCode::UNAUTHORIZED,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Gone => StatusCode::GONE,
         Kind::Conflict => StatusCode::CONFLICT,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+        Kind::BadGateway => StatusCode::BAD_GATEWAY,
         Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -67,8 +68,8 @@ impl IntoResponse for ApiError {
             extra: error.extra().clone(),
         };
         let mut response = (status, Json(body)).into_response();
-        if error.kind() == Kind::Unavailable {
-            let seconds = HeaderValue::from_static(RETRY_AFTER_SECS);
+        if let Some(seconds) = error.retry_after_secs() {
+            let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(RETRY_AFTER, seconds);
         }
         if status.is_server_error() {

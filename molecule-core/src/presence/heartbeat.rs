@@ -190,7 +190,7 @@ impl Presence {
             false => None,
         };
         tx.commit().await?;
-        self.directory.forget(id);
+        self.workspaces.directory().forget(id);
         if let Some(event) = recorded {
             tracing::info!(workspace.id = %id, from = %from, to = %to, "status changed by heartbeat");
             self.events.publish(event);

@@ -21,7 +21,7 @@ use crate::events::Events;
 use crate::redact::Redactor;
 use crate::store::Db;
 use crate::supervisor::Supervisor;
-use crate::workspaces::{Directory, Status};
+use crate::workspaces::{Status, Workspaces};
 
 /// Heartbeats are written together, this often.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(crate) struct Presence {
     clock: Clock,
     auth: Auth,
     events: Events,
-    directory: Directory,
+    workspaces: Workspaces,
     redactor: Redactor,
     pending: heartbeat::Pending,
 }
@@ -44,7 +44,7 @@ impl Presence {
         clock: Clock,
         auth: Auth,
         events: Events,
-        directory: Directory,
+        workspaces: Workspaces,
         redactor: Redactor,
     ) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl Presence {
             clock,
             auth,
             events,
-            directory,
+            workspaces,
             redactor,
             pending: heartbeat::Pending::default(),
         }
@@ -70,7 +70,8 @@ impl Presence {
     /// Lets a caller through who may speak for a workspace that exists.
     async fn admit(&self, id: Uuid, bearer: Option<&str>) -> Result<(Status, Gate)> {
         let status = self
-            .directory
+            .workspaces
+            .directory()
             .status(id)
             .await
             // Part of deciding who may speak: never a 404 or a 500 then.

@@ -94,7 +94,7 @@ impl Presence {
             Gate::FirstContact => Some(self.auth.issue_first(&mut tx, id, bearer).await?),
         };
         tx.commit().await.map_err(failed)?;
-        self.directory.forget(id);
+        self.workspaces.directory().forget(id);
         if let Some(event) = event {
             tracing::info!(workspace.id = %id, from = %status, "agent registered");
             self.events.publish(event);

@@ -1,6 +1,7 @@
 //! Secrets of workspaces: encrypted at rest, decrypted only for a boot.
 
 mod cipher;
+pub(crate) mod routes;
 mod store;
 
 use std::collections::BTreeMap;

@@ -7,12 +7,20 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use super::{Db, StoreError};
 
 /// Number, name, SQLite text, PostgreSQL text.
-const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
-    1,
-    "first light",
-    include_str!("../../migrations/sqlite/0001_first_light.sql"),
-    include_str!("../../migrations/postgres/0001_first_light.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
+    (
+        1,
+        "first light",
+        include_str!("../../migrations/sqlite/0001_first_light.sql"),
+        include_str!("../../migrations/postgres/0001_first_light.sql"),
+    ),
+    (
+        2,
+        "fleet control",
+        include_str!("../../migrations/sqlite/0002_fleet_control.sql"),
+        include_str!("../../migrations/postgres/0002_fleet_control.sql"),
+    ),
+];
 
 fn migrator(db: &Db) -> Migrator {
     let migrations = MIGRATIONS.iter().map(|(number, name, sqlite, postgres)| {

@@ -6,7 +6,9 @@
 //! all of them on both engines.
 
 mod connect;
+pub(crate) mod leader;
 mod migrate;
+pub(crate) mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 use crate::error::Error;
 
 pub(crate) use connect::{StoreError, connect};
+pub(crate) use leader::Leader;
 pub(crate) use migrate::{migrate, pending};
 
 /// The pool of either engine. Cheap to clone.
@@ -140,6 +143,7 @@ macro_rules! from_row {
     };
 }
 
+pub(crate) use relay::{Notice, Relay, Topic};
 pub(crate) use {from_row, statement, with_db, with_tx};
 
 statement!(

@@ -102,6 +102,7 @@ impl Workspaces {
                 .map_err(failed)?;
         }
         tx.commit().await.map_err(failed)?;
+        services.hierarchy.forget();
         services.events.publish(event);
         match services.has_no_backend() {
             true => {
@@ -144,6 +145,7 @@ impl Workspaces {
             reply["connection"] = connection(id, external_url, token.expose());
         }
         tx.commit().await.map_err(failed)?;
+        services.hierarchy.forget();
         services.events.publish(event);
         Ok(Created(reply))
     }

@@ -173,6 +173,7 @@ impl Workspaces {
             services.auth.forget(*id);
             services.directory.forget(*id);
         }
+        services.hierarchy.forget();
         events
             .into_iter()
             .for_each(|event| services.events.publish(event));

@@ -6,10 +6,12 @@ mod create;
 mod delete;
 mod directory;
 mod environment;
+mod hierarchy;
 mod model;
 mod payload;
 mod provision;
 mod recovery;
+mod restart;
 pub(crate) mod routes;
 mod store;
 mod template;
@@ -22,6 +24,7 @@ use molecule_hooks::{Clock, WorkspaceContext};
 use uuid::Uuid;
 
 pub(crate) use directory::Directory;
+pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
 
 use crate::auth::Auth;
@@ -32,7 +35,7 @@ use crate::events::Events;
 use crate::hooks::HookRunner;
 use crate::redact::Redactor;
 use crate::secrets::{Secrets, aad};
-use crate::store::Db;
+use crate::store::{Db, Leader, Relay};
 use crate::supervisor::Supervisor;
 use provision::Provisioner;
 
@@ -54,6 +57,9 @@ pub(crate) struct Services {
     pub(crate) backend: SharedBackend,
     pub(crate) events: Events,
     pub(crate) directory: Directory,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) relay: Relay,
+    pub(crate) leader: Leader,
     pub(crate) redactor: Redactor,
     pub(crate) supervisor: Supervisor,
     /// URL under which agents reach this server, no trailing slash.
@@ -194,6 +200,11 @@ impl Workspaces {
             Status::Removed => Err(not_found()),
             _ => Ok(workspace.hook_context()),
         }
+    }
+
+    /// Who is whose parent.
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
+        &self.services.hierarchy
     }
 
     /// The in-memory facts of this room.

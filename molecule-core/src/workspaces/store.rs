@@ -332,6 +332,22 @@ pub(super) async fn purge(tx: &mut Tx, id: Uuid) -> sqlx::Result<()> {
     })
 }
 
+statement!(
+    PARENTS,
+    "SELECT id, parent_id FROM workspaces WHERE status <> 'removed'"
+);
+
+/// A workspace and what it is below.
+pub(super) struct Parent {
+    pub(super) id: Uuid,
+    pub(super) parent_id: Option<Uuid>,
+}
+from_row!(Parent { id, parent_id });
+
+pub(super) async fn parents(db: &Db) -> sqlx::Result<Vec<Parent>> {
+    with_db!(db, |pool| sqlx::query_as(PARENTS).fetch_all(pool).await)
+}
+
 statement!(STATUS, "SELECT status FROM workspaces WHERE id = $1");
 
 /// The stored status, if there is a row.

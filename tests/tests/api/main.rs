@@ -14,6 +14,6 @@ mod provisioning;
 mod reading;
 mod registry;
 mod selfhosted;
-mod support;
+use molecule_tests::support;
 mod system;
 mod wire;

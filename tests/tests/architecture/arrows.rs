@@ -10,14 +10,14 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     // Plumbing: knows no room above it.
     ("config", &["secrets::EncryptionKey"]),
     ("error", &[]),
     ("identity", &["store"]),
     ("provlog", &[]),
     ("redact", &[]),
-    ("store", &["config", "error"]),
+    ("store", &["config", "error", "supervisor"]),
     ("supervisor", &[]),
     ("telemetry", &["config", "redact", "supervisor"]),
     // The shell and what rooms are built on.
@@ -26,6 +26,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("http", &["error", "redact", "telemetry"]),
     // The domain.
     ("auth", &["config", "error", "redact", "store"]),
+    ("canvas", &["error", "store"]),
     ("hooks", &["config", "error", "redact"]),
     (
         "presence",

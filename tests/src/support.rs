@@ -2,37 +2,37 @@
 
 use std::collections::BTreeSet;
 
+use crate::hooks::FnTokens;
+use crate::{ADMIN, Engine, Reply, Request, TestApp, TestAppBuilder, eventually};
 use chrono::{DateTime, TimeDelta, Utc};
 use molecule_core::Event;
 use molecule_hooks::{HookError, Token, TokenScope};
-use molecule_tests::hooks::FnTokens;
-use molecule_tests::{ADMIN, Engine, Reply, Request, TestApp, TestAppBuilder, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::Receiver;
 
 /// A server as in production: an administrator token, no open doors.
-pub(crate) fn strict(engine: Engine) -> TestAppBuilder {
+pub fn strict(engine: Engine) -> TestAppBuilder {
     TestApp::builder(engine).admin_token(ADMIN).strict()
 }
 
 /// A workspace whose agent was started.
-pub(crate) struct Agent {
-    pub(crate) id: String,
+pub struct Agent {
+    pub id: String,
     /// What the agent finds in its `.auth_token`.
-    pub(crate) token: String,
+    pub token: String,
 }
 
 impl Agent {
     /// Creates a workspace as the administrator and waits for its start.
-    pub(crate) async fn start(app: &TestApp, body: Value) -> Self {
+    pub async fn start(app: &TestApp, body: Value) -> Self {
         let id = app.create(body).await;
         Self::started(app, id).await
     }
 
     /// As [`start`](Self::start), and the agent has registered.
-    pub(crate) async fn online(app: &TestApp, body: Value) -> Self {
+    pub async fn online(app: &TestApp, body: Value) -> Self {
         let agent = Self::start(app, body).await;
         let reply = agent.register(app).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text);
@@ -40,7 +40,7 @@ impl Agent {
     }
 
     /// Waits until the agent of a workspace that exists was started.
-    pub(crate) async fn started(app: &TestApp, id: String) -> Self {
+    pub async fn started(app: &TestApp, id: String) -> Self {
         let path = format!("/workspaces/{id}");
         eventually("the agent starts", || async {
             app.get(&path).send().await.json()["url"] == "http://127.0.0.1:9"
@@ -51,42 +51,42 @@ impl Agent {
     }
 
     /// A registration with the agent's own token.
-    pub(crate) fn register(&self, app: &TestApp) -> Request {
+    pub fn register(&self, app: &TestApp) -> Request {
         app.post("/registry/register", registration(&self.id))
             .bearer(&self.token)
     }
 
     /// A heartbeat with the agent's own token and these fields.
-    pub(crate) fn beat(&self, app: &TestApp, mut fields: Value) -> Request {
+    pub fn beat(&self, app: &TestApp, mut fields: Value) -> Request {
         fields["workspace_id"] = json!(self.id);
         app.post("/registry/heartbeat", fields).bearer(&self.token)
     }
 
     /// The path of its token-refresh endpoint.
-    pub(crate) fn token_path(&self) -> String {
+    pub fn token_path(&self) -> String {
         format!("/workspaces/{}/github-installation-token", self.id)
     }
 }
 
 /// Creates a workspace as the administrator; the reply may be a refusal.
-pub(crate) async fn create(app: &TestApp, body: Value) -> Reply {
+pub async fn create(app: &TestApp, body: Value) -> Reply {
     app.post("/workspaces", body).bearer(ADMIN).send().await
 }
 
 /// The body of a registration.
-pub(crate) fn registration(id: &str) -> Value {
+pub fn registration(id: &str) -> Value {
     json!({ "id": id, "url": "http://localhost:8000", "agent_card": { "name": "agent" } })
 }
 
 /// A provider whose one token serves everybody and never ends.
-pub(crate) fn any_token() -> FnTokens {
+pub fn any_token() -> FnTokens {
     FnTokens::new(TokenScope::Shared, |_| async {
         Ok::<_, HookError>(Token::new("ghs_any", Utc::now() + TimeDelta::hours(1)))
     })
 }
 
 /// An id as a literal of this engine.
-pub(crate) fn sql_id(engine: Engine, id: &str) -> String {
+pub fn sql_id(engine: Engine, id: &str) -> String {
     match engine {
         Engine::Sqlite => format!("X'{}'", id.replace('-', "")),
         Engine::Postgres => format!("'{id}'"),
@@ -94,7 +94,7 @@ pub(crate) fn sql_id(engine: Engine, id: &str) -> String {
 }
 
 /// Bytes as a literal of this engine.
-pub(crate) fn sql_bytes(engine: Engine, bytes: &[u8]) -> String {
+pub fn sql_bytes(engine: Engine, bytes: &[u8]) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     match engine {
         Engine::Sqlite => format!("X'{hex}'"),
@@ -103,20 +103,20 @@ pub(crate) fn sql_bytes(engine: Engine, bytes: &[u8]) -> String {
 }
 
 /// Sets the stored status, as another part of the platform would.
-pub(crate) async fn set_status(app: &TestApp, engine: Engine, id: &str, status: &str) {
+pub async fn set_status(app: &TestApp, engine: Engine, id: &str, status: &str) {
     let id = sql_id(engine, id);
     let sql = format!("UPDATE workspaces SET status = '{status}' WHERE id = {id}");
     app.database.execute(&sql).await;
 }
 
 /// How many events of a type were recorded.
-pub(crate) async fn recorded(app: &TestApp, event: &str) -> i64 {
+pub async fn recorded(app: &TestApp, event: &str) -> i64 {
     let sql = format!("SELECT count(*) FROM structure_events WHERE event_type = '{event}'");
     app.database.count(&sql).await
 }
 
 /// What happened to a workspace since the last look, as type and payload.
-pub(crate) fn seen(events: &mut Receiver<Event>, id: &str) -> Vec<(&'static str, Value)> {
+pub fn seen(events: &mut Receiver<Event>, id: &str) -> Vec<(&'static str, Value)> {
     let mut found = Vec::new();
     while let Ok(event) = events.try_recv() {
         if event.workspace_id.to_string() == id {
@@ -127,21 +127,21 @@ pub(crate) fn seen(events: &mut Receiver<Event>, id: &str) -> Vec<(&'static str,
 }
 
 /// As [`seen`], without the events that every heartbeat causes.
-pub(crate) fn changes(events: &mut Receiver<Event>, id: &str) -> Vec<(&'static str, Value)> {
+pub fn changes(events: &mut Receiver<Event>, id: &str) -> Vec<(&'static str, Value)> {
     let mut found = seen(events, id);
     found.retain(|(event, _)| !matches!(*event, "WORKSPACE_HEARTBEAT" | "TASK_UPDATED"));
     found
 }
 
 /// The names of an object's fields.
-pub(crate) fn fields(value: &Value) -> BTreeSet<&str> {
+pub fn fields(value: &Value) -> BTreeSet<&str> {
     let object = value.as_object().expect("an object");
     object.keys().map(String::as_str).collect()
 }
 
 /// Fails unless the text is a time as the wire writes it: RFC 3339, UTC, `Z`.
 #[track_caller]
-pub(crate) fn assert_time(value: &Value) {
+pub fn assert_time(value: &Value) {
     let text = value.as_str().expect("a time");
     assert!(text.ends_with('Z'), "{text}");
     DateTime::parse_from_rfc3339(text).expect("RFC 3339");
@@ -149,7 +149,7 @@ pub(crate) fn assert_time(value: &Value) {
 
 /// Fails unless this is the answer that clients retry on.
 #[track_caller]
-pub(crate) fn assert_unavailable(reply: &Reply) {
+pub fn assert_unavailable(reply: &Reply) {
     let expected = json!({
         "error": "platform datastore unavailable — retry shortly",
         "code": "platform_unavailable",
@@ -160,7 +160,7 @@ pub(crate) fn assert_unavailable(reply: &Reply) {
 }
 
 /// Sends bytes as they are and reads until the server closes.
-pub(crate) async fn raw(app: &TestApp, bytes: &[u8]) -> String {
+pub async fn raw(app: &TestApp, bytes: &[u8]) -> String {
     let address = app.url.strip_prefix("http://").expect("an address");
     let mut stream = TcpStream::connect(address).await.expect("connect");
     stream.write_all(bytes).await.expect("write");

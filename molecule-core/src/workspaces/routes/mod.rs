@@ -1,4 +1,10 @@
-//! `/workspaces`.
+//! `/workspaces`: creating, reading and deleting; the rest in the files below.
+
+mod env_plan;
+mod external;
+mod lifecycle;
+mod operator;
+mod update;
 
 use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
@@ -22,6 +28,11 @@ pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(create_workspace, list_workspaces))
         .routes(routes!(get_workspace, delete_workspace))
+        .merge(env_plan::router())
+        .merge(external::router())
+        .merge(lifecycle::router())
+        .merge(operator::router())
+        .merge(update::router())
 }
 
 #[utoipa::path(
@@ -52,7 +63,7 @@ async fn create_workspace(
 }
 
 /// The configured URL, else how the caller reached us.
-fn external_url(app: &App, headers: &HeaderMap) -> String {
+pub(super) fn external_url(app: &App, headers: &HeaderMap) -> String {
     if let Some(url) = &app.config.server.external_url {
         return url.trim_end_matches('/').to_owned();
     }
@@ -157,7 +168,7 @@ async fn delete_workspace(
 }
 
 /// The workspace in the path.
-struct WorkspaceId(Uuid);
+pub(super) struct WorkspaceId(pub(super) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for WorkspaceId {
     type Rejection = ApiError;
@@ -171,7 +182,7 @@ impl<S: Send + Sync> FromRequestParts<S> for WorkspaceId {
 }
 
 /// True for `?name=true`. Of several the first counts; nothing is refused.
-fn is_set(uri: &Uri, name: &str) -> bool {
+pub(super) fn is_set(uri: &Uri, name: &str) -> bool {
     let query = uri.query().unwrap_or_default();
     url::form_urlencoded::parse(query.as_bytes())
         .find(|(key, _)| key == name)

@@ -1,0 +1,9 @@
+//! Restart, pause, resume, hibernate.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}

@@ -1,0 +1,1 @@
+//! Agents coming, staying and finding each other.

@@ -1,0 +1,1 @@
+//! A workspace after its first boot: restart, pause, hibernate, change, delete.

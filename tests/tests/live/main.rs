@@ -1,0 +1,1 @@
+//! Events as they happen: WebSocket, event stream, history, several servers.

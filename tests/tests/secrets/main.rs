@@ -1,0 +1,1 @@
+//! Secrets: routes, encryption, rotation, restarts.

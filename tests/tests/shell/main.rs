@@ -1,0 +1,1 @@
+//! The HTTP shell: CORS, rate limits, headers, the tenant guard, proxies, metrics.
