@@ -26,6 +26,8 @@ use crate::{identity, telemetry};
 
 /// The last phases of a shutdown write little and end connections.
 const LONGEST_LAST_PHASE: Duration = Duration::from_secs(5);
+/// Agents are near or not there.
+const AGENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_PHASE: Duration = Duration::from_millis(200);
 
 /// Why a server could not start, or did not end as it should. `Debug` prints the
@@ -295,6 +297,7 @@ impl Wiring {
             relay: relay.clone(),
             leader: leader.clone(),
             redactor: redactor.clone(),
+            agents: agents()?,
             supervisor: supervisor.clone(),
             platform_url: platform_url(&config, &backend, address),
         });
@@ -363,6 +366,16 @@ fn configured_secrets(config: &Config) -> Vec<Secret> {
         secrets.extend(parameters.map(|(_, value)| Secret::new(value)));
     }
     secrets
+}
+
+/// The client for calls to agents.
+fn agents() -> Result<reqwest::Client, StartError> {
+    reqwest::Client::builder()
+        .connect_timeout(AGENT_CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(|error| StartError::Backend(format!("calls to agents: {error}")))
 }
 
 fn cipher(config: &Config) -> Result<Cipher, StartError> {

@@ -28,6 +28,8 @@ pub enum Fault {
     StopFails,
     /// `remove_storage` fails.
     RemoveFails,
+    /// `start` finds no `config.yaml` where the workspace should have one.
+    ConfigLost,
 }
 
 /// The backend. It runs nothing.
@@ -43,6 +45,7 @@ struct State {
     storage: BTreeSet<Uuid>,
     starts: Vec<StartSpec>,
     stops: Vec<Uuid>,
+    configs: BTreeMap<(Uuid, String), Vec<u8>>,
     cancelled: usize,
 }
 
@@ -99,6 +102,13 @@ impl FakeBackend {
         })
     }
 
+    /// Changes a file of a workspace's config directory, as its agent might.
+    pub fn write_config(&self, id: &str, path: &str, text: &str) {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        let key = (id, path.to_owned());
+        self.state(|state| state.configs.insert(key, text.as_bytes().to_vec()));
+    }
+
     /// Puts something there that no row knows of.
     pub fn plant(&self, id: Uuid) {
         self.state(|state| state.storage.insert(id));
@@ -136,6 +146,9 @@ impl WorkspaceBackend for FakeBackend {
                     reason,
                 });
             }
+            Fault::ConfigLost if spec.existing_config.is_some() => {
+                return Err(BackendError::NoConfig);
+            }
             Fault::StartPanics(text) => panic!("{text}"),
             Fault::StartHangs => {
                 cancel.cancelled().await;
@@ -153,6 +166,14 @@ impl WorkspaceBackend for FakeBackend {
             instance_id: format!("fake-{id}"),
             url: "http://127.0.0.1:9".to_owned(),
         })
+    }
+
+    async fn read_config(
+        &self,
+        workspace_id: Uuid,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>, BackendError> {
+        Ok(self.state(|state| state.configs.get(&(workspace_id, path.to_owned())).cloned()))
     }
 
     async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError> {

@@ -65,6 +65,8 @@ mod tests {
             files: Vec::new(),
             workspace_dir: None,
             workspace_access: WorkspaceAccess::None,
+            existing_config: None,
+            reset_session: false,
         }
     }
 

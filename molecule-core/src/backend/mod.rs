@@ -73,6 +73,20 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// A file of the workspace's config directory, 256 KiB at most, as its compute
+    /// (running or stopped) sees it. `None` when there is no such file or nothing to
+    /// look into.
+    ///
+    /// # Errors
+    /// [`BackendError`] when the backend could not look.
+    async fn read_config(
+        &self,
+        _workspace_id: Uuid,
+        _path: &str,
+    ) -> Result<Option<Vec<u8>>, BackendError> {
+        Ok(None)
+    }
+
     /// Deletes the storage of a stopped workspace. Succeeds when there is none.
     ///
     /// # Errors
@@ -145,6 +159,20 @@ pub struct StartSpec {
     pub workspace_dir: Option<PathBuf>,
     /// What the agent may do with it.
     pub workspace_access: WorkspaceAccess,
+    /// Set when the workspace ran before and keeps the files of its config
+    /// directory; [`template_dir`](Self::template_dir) is `None` then.
+    pub existing_config: Option<ExistingConfig>,
+    /// Discard what the agent remembers of earlier sessions, where the backend
+    /// keeps it apart from the config directory.
+    pub reset_session: bool,
+}
+
+/// How a workspace that keeps its files is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingConfig {
+    /// Template to copy if the config directory holds no `config.yaml` any more.
+    /// Without one the start fails with [`BackendError::NoConfig`] then.
+    pub fallback: Option<PathBuf>,
 }
 
 /// One file for the config directory.
@@ -270,6 +298,10 @@ pub enum BackendError {
         /// What was being done.
         operation: &'static str,
     },
+    /// The config directory holds no `config.yaml` and there is nothing to recover
+    /// it from.
+    #[error("no config.yaml to start with")]
+    NoConfig,
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -292,6 +324,7 @@ impl BackendError {
             Self::Unavailable { .. } => "backend_unavailable",
             Self::Failed { .. } => "backend_refused",
             Self::Timeout { .. } => "timeout",
+            Self::NoConfig => "no_config",
             Self::Cancelled => "cancelled",
         }
     }

@@ -117,6 +117,8 @@ mod tests {
             ],
             workspace_dir: None,
             workspace_access: WorkspaceAccess::None,
+            existing_config: None,
+            reset_session: false,
         }
     }
 

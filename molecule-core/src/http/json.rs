@@ -76,6 +76,11 @@ impl JsonBody {
         }
     }
 
+    /// True when there is no body; routes where it is optional ask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(u8::is_ascii_whitespace)
+    }
+
     /// Decodes the body, a JSON object.
     ///
     /// # Errors

@@ -1,17 +1,22 @@
 //! Workspaces: creating, reading and deleting them, and booting their agents.
 
 mod agent_config;
+mod boot;
 mod connection;
 mod create;
 mod delete;
 mod directory;
 mod environment;
+mod gate;
 mod hierarchy;
+mod lifecycle;
 mod model;
 mod payload;
 mod provision;
 mod recovery;
 mod restart;
+mod restart_context;
+mod restart_source;
 pub(crate) mod routes;
 mod store;
 mod template;
@@ -26,6 +31,7 @@ use uuid::Uuid;
 pub(crate) use directory::Directory;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
+pub(crate) use restart_source::{RestartRequest, Restarting};
 
 use crate::auth::Auth;
 use crate::backend::{InstanceRef, SharedBackend};
@@ -38,11 +44,14 @@ use crate::secrets::{Secrets, aad};
 use crate::store::{Db, Leader, Relay};
 use crate::supervisor::Supervisor;
 use provision::Provisioner;
+use restart::Restarts;
 
 /// How often rows without a working server are looked for.
 const RECOVERY_EVERY: Duration = Duration::from_secs(5);
 /// How often started agents that never registered are looked for.
 const TIMEOUT_SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often requested restarts are looked for that nobody poked about.
+const RESTARTS_EVERY: Duration = Duration::from_secs(5);
 /// How often the backend's holdings are compared with the rows.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -61,6 +70,8 @@ pub(crate) struct Services {
     pub(crate) relay: Relay,
     pub(crate) leader: Leader,
     pub(crate) redactor: Redactor,
+    /// For calls to agents: no redirects.
+    pub(crate) agents: reqwest::Client,
     pub(crate) supervisor: Supervisor,
     /// URL under which agents reach this server, no trailing slash.
     pub(crate) platform_url: String,
@@ -71,15 +82,18 @@ pub(crate) struct Services {
 pub(crate) struct Workspaces {
     services: Arc<Services>,
     provisioner: Provisioner,
+    restarts: Restarts,
 }
 
 impl Workspaces {
     pub(crate) fn new(services: Services) -> Self {
         let services = Arc::new(services);
         let provisioner = Provisioner::new(Arc::clone(&services));
+        let restarts = Restarts::new(services.config.workspaces.restarts_per_minute);
         Self {
             services,
             provisioner,
+            restarts,
         }
     }
 
@@ -94,12 +108,20 @@ impl Workspaces {
         let this = self.clone();
         supervisor.every("provision-recovery", RECOVERY_EVERY, move || {
             let this = this.clone();
-            async move { this.recover_abandoned().await }
+            async move {
+                this.recover_abandoned().await;
+                this.finish_hibernations().await;
+            }
         });
         let this = self.clone();
         supervisor.every("provision-timeout-sweep", TIMEOUT_SWEEP_EVERY, move || {
             let this = this.clone();
             async move { this.sweep_timed_out().await }
+        });
+        let this = self.clone();
+        supervisor.every("requested-restarts", RESTARTS_EVERY, move || {
+            let this = this.clone();
+            async move { this.poke_restarts() }
         });
         let sweeper = recovery::Sweeper::default();
         let this = self.clone();

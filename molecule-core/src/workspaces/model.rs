@@ -8,6 +8,7 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::boot::Boot;
 use crate::backend::WorkspaceAccess;
 use crate::store::from_row;
 
@@ -99,7 +100,10 @@ pub(crate) struct Workspace {
     pub(crate) uptime_seconds: i64,
     pub(crate) current_task: String,
     pub(crate) instance_id: Option<String>,
+    pub(crate) last_heartbeat_at: Option<DateTime<Utc>>,
     pub(crate) last_outbound_at: Option<DateTime<Utc>>,
+    pub(crate) booted_at: Option<DateTime<Utc>>,
+    pub(super) provision_source: Option<Json<Boot>>,
     pub(crate) removed_at: Option<DateTime<Utc>>,
     pub(crate) x: f64,
     pub(crate) y: f64,
@@ -130,7 +134,10 @@ from_row!(Workspace {
     uptime_seconds,
     current_task,
     instance_id,
+    last_heartbeat_at,
     last_outbound_at,
+    booted_at,
+    provision_source,
     removed_at,
     x,
     y,
@@ -148,6 +155,14 @@ impl Workspace {
             "read_write" => WorkspaceAccess::ReadWrite,
             _ => WorkspaceAccess::None,
         }
+    }
+
+    /// How its boot under way takes its configuration.
+    pub(super) fn boot(&self) -> Boot {
+        self.provision_source
+            .as_ref()
+            .map(|boot| boot.0.clone())
+            .unwrap_or_default()
     }
 
     /// What hooks may know of it.

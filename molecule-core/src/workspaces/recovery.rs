@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::lifecycle::is_asleep;
 use super::model::Status;
 use super::provision::NO_BACKEND;
 use super::{Workspaces, store};
@@ -106,6 +107,12 @@ impl Workspaces {
                 Ok(status) => status,
                 Err(error) => return tracing::warn!(%error, "orphans could not be told"),
             };
+            if status.as_deref().is_some_and(is_asleep) && item.compute {
+                // A stop that failed, or a start that was overtaken by a pause.
+                tracing::warn!(workspace.id = %id, "stopping compute of a workspace that sleeps");
+                self.stop_sleeping(id).await;
+                continue;
+            }
             let orphan = match status {
                 // The name itself: a status of a newer server is no reason to reap.
                 Some(status) => status == Status::Removed.as_str(),

@@ -1,6 +1,7 @@
 //! SQL of workspaces.
 
 pub(super) mod lease;
+pub(super) mod lifecycle;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -19,7 +20,8 @@ macro_rules! select {
                     w.url, w.agent_card, w.parent_id, w.workspace_dir, w.workspace_access,
                     w.awareness_namespace, w.budget_limit, w.monthly_spend, w.max_concurrent_tasks,
                     w.active_tasks, w.last_error_rate, w.last_sample_error, w.uptime_seconds,
-                    w.current_task, w.instance_id, w.last_outbound_at, w.removed_at,
+                    w.current_task, w.instance_id, w.last_heartbeat_at, w.last_outbound_at, w.booted_at,
+                    w.provision_source, w.removed_at,
                     COALESCE(c.x, 0.0) AS x, COALESCE(c.y, 0.0) AS y,
                     COALESCE(c.collapsed, FALSE) AS collapsed
              FROM workspaces w LEFT JOIN canvas_layouts c ON c.workspace_id = w.id ",

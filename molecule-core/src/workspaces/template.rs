@@ -15,6 +15,7 @@ pub(super) const CONFIG_FILE: &str = "config.yaml";
 /// are fine: the agent is the one who must understand it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ConfigFacts {
+    pub(super) name: Option<String>,
     pub(super) runtime: Option<String>,
     pub(super) model: Option<String>,
     pub(super) required_env: Vec<String>,
@@ -33,6 +34,7 @@ impl ConfigFacts {
                 .map(str::to_owned)
         };
         Self {
+            name: text_of(root.get("name")),
             runtime: text_of(root.get("runtime")),
             model: text_of(root.get("model"))
                 .or_else(|| text_of(nested.and_then(|nested| nested.get("model")))),

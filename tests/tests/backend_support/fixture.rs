@@ -58,6 +58,8 @@ pub(crate) fn spec() -> StartSpec {
         ],
         workspace_dir: None,
         workspace_access: WorkspaceAccess::None,
+        existing_config: None,
+        reset_session: false,
     }
 }
 

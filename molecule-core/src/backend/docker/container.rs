@@ -279,6 +279,8 @@ mod tests {
             files: Vec::new(),
             workspace_dir: dir.map(Into::into),
             workspace_access: access,
+            existing_config: None,
+            reset_session: false,
         }
     }
 

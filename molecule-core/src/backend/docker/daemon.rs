@@ -141,6 +141,14 @@ impl CallError {
             || self.says(500, &["no such container"])
     }
 
+    /// True when the daemon says that the container has no such file.
+    pub(super) fn is_file_missing(&self) -> bool {
+        self.says(
+            404,
+            &["could not find the file", "no such file or directory"],
+        )
+    }
+
     /// True when the daemon says that the volume does not exist.
     pub(super) fn is_volume_missing(&self) -> bool {
         self.says(404, &["no such volume", "no volume with name"])

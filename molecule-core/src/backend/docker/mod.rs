@@ -5,6 +5,7 @@
 //! to another one is ever stopped, replaced or deleted.
 
 mod archive;
+mod config_file;
 mod container;
 mod daemon;
 mod image;
@@ -156,6 +157,25 @@ impl WorkspaceBackend for DockerBackend {
             .url(instance)
             .await
             .map_err(|error| error.into_backend("find agent port", &Scrubber::plain()))
+    }
+
+    async fn read_config(
+        &self,
+        workspace_id: Uuid,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>, BackendError> {
+        let failed = |error: CallError| error.into_backend("read config", &Scrubber::plain());
+        let Inner {
+            daemon, instance, ..
+        } = &*self.inner;
+        for name in names::containers(workspace_id) {
+            let found = objects::find(daemon, &name, instance).await;
+            if let Found::Ours(id, _) = found.map_err(failed)? {
+                let read = config_file::read(daemon, &id, path).await;
+                return read.map_err(failed);
+            }
+        }
+        Ok(None)
     }
 
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {

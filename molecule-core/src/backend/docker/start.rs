@@ -2,6 +2,7 @@
 
 mod guard;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::container::{CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
 use super::image::{self, Image};
 use super::objects::{self, Found};
-use super::{Inner, names, network};
+use super::{Inner, config_file, names, network};
 use crate::backend::environment::agent_env;
 use crate::backend::scrub::Scrubber;
 use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
@@ -121,7 +122,9 @@ impl Start {
             .create(undo, "create container", shape().body(processors))
             .await?;
         // Everything is in place before the agent looks for it.
-        self.upload_files(&container, sealed, new_workspace).await?;
+        let spec = self.effective_spec(&container, new_configs).await?;
+        self.upload_files(&container, &spec, sealed, new_workspace)
+            .await?;
         self.start(&container).await?;
         let url = self.find_url(&container).await?;
         Ok(Instance {
@@ -267,13 +270,46 @@ impl Start {
         }
     }
 
+    /// What is copied: for a workspace that keeps its files, a template only if they
+    /// are gone.
+    async fn effective_spec(
+        &self,
+        container: &str,
+        new_configs: bool,
+    ) -> Result<Cow<'_, StartSpec>, BackendError> {
+        const OPERATION: &str = "look for config.yaml";
+        let Some(existing) = &self.spec.existing_config else {
+            return Ok(Cow::Borrowed(&self.spec));
+        };
+        if !new_configs {
+            let daemon = &self.inner.daemon;
+            let found = self
+                .read(config_file::read(daemon, container, "config.yaml"))
+                .await;
+            match found {
+                Ok(None) => {}
+                // A daemon that cannot say leaves the files alone.
+                Ok(Some(_)) | Err(CallError::Status(..) | CallError::Broken(_)) => {
+                    return Ok(Cow::Borrowed(&self.spec));
+                }
+                Err(error) => return Err(self.error(OPERATION, error)),
+            }
+        }
+        let fallback = existing.fallback.clone().ok_or(BackendError::NoConfig)?;
+        Ok(Cow::Owned(StartSpec {
+            template_dir: Some(fallback),
+            ..self.spec.clone()
+        }))
+    }
+
     async fn upload_files(
         &self,
         container: &str,
+        spec: &StartSpec,
         sealed: bool,
         new_workspace: bool,
     ) -> Result<(), BackendError> {
-        let spec = Some(&self.spec);
+        let spec = Some(spec);
         if sealed {
             // Only what lies in a volume can be written.
             let content = Content {

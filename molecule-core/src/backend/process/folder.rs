@@ -13,6 +13,8 @@ use crate::backend::template::{self, TemplateEntry, TemplateError};
 
 /// A log beyond this size is put aside at the next start.
 const MAX_LOG_BYTES: u64 = 10 * 1024 * 1024;
+/// A longer configuration is not read.
+const MAX_CONFIG_BYTES: u64 = 256 * 1024;
 const FOLDER_MODE: u32 = 0o700;
 
 /// Whose a workspace's folder is.
@@ -33,6 +35,8 @@ pub(super) enum FolderError {
     Template(#[from] TemplateError),
     #[error("the workspace folder cannot be written ({0})")]
     Write(io::ErrorKind),
+    #[error("no config.yaml")]
+    NoConfig,
 }
 
 impl From<io::Error> for FolderError {
@@ -134,7 +138,13 @@ impl Folder {
         cancelled: impl Fn() -> bool,
     ) -> Result<(), FolderError> {
         let configs = self.configs();
-        let entries = match &spec.template_dir {
+        let mut template = spec.template_dir.as_ref();
+        if let Some(existing) = &spec.existing_config
+            && !configs.join("config.yaml").is_file()
+        {
+            template = Some(existing.fallback.as_ref().ok_or(FolderError::NoConfig)?);
+        }
+        let entries = match template {
             Some(root) => template::walk(root)?,
             None => Vec::new(),
         };
@@ -157,6 +167,22 @@ impl Folder {
             replace_file(&configs.join(name), &file.content, file.mode & 0o777)?;
         }
         Ok(())
+    }
+
+    /// A plain file of the config directory that is not too long.
+    pub(super) fn read_config(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        let path = match template::check_name(path) {
+            Ok(name) => self.configs().join(name),
+            Err(_) => return Ok(None),
+        };
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() && meta.len() <= MAX_CONFIG_BYTES => {
+                fs::read(&path).map(Some)
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The log, for appending; a long one is put aside first.

@@ -184,6 +184,20 @@ impl WorkspaceBackend for ProcessBackend {
         .await
     }
 
+    async fn read_config(
+        &self,
+        workspace_id: Uuid,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>, BackendError> {
+        let folder = self.inner.folder(workspace_id);
+        let path = path.to_owned();
+        blocking_io("read config", move || match folder.owner()? {
+            Owner::Us => folder.read_config(&path),
+            Owner::Nobody | Owner::Other => Ok(None),
+        })
+        .await
+    }
+
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
         const OPERATION: &str = "remove storage";
         let lock = self.inner.lock_of(workspace_id);

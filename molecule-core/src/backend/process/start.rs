@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::agent::AgentRecord;
-use super::folder::{Folder, Owner};
+use super::folder::{Folder, FolderError, Owner};
 use super::{Inner, blocking, blocking_io};
 use crate::backend::environment::agent_env;
 use crate::backend::{BackendError, Instance, StartSpec, UndoStack, WorkspaceAccess};
@@ -138,7 +138,10 @@ async fn write_files(
         folder.write_configs(&spec, || cancel.is_cancelled())
     })
     .await?
-    .map_err(|error| failed(OPERATION, &error.to_string()))
+    .map_err(|error| match error {
+        FolderError::NoConfig => BackendError::NoConfig,
+        error => failed(OPERATION, &error.to_string()),
+    })
 }
 
 async fn spawn(mut command: Command, folder: Folder) -> Result<Child, BackendError> {

@@ -28,6 +28,7 @@ use uuid::Uuid;
 pub(super) use failure::NO_BACKEND;
 use failure::{Failure, Step};
 
+use super::gate::{Pass, SerialGate};
 use super::model::Status;
 use super::store::lease::{self, Lease};
 use super::{Services, store};
@@ -49,6 +50,17 @@ pub(super) struct Provisioner {
     services: Arc<Services>,
     slots: Arc<Semaphore>,
     under_way: Arc<Mutex<HashMap<Uuid, UnderWay>>>,
+    gate: SerialGate,
+}
+
+/// Which provision of a workspace it is.
+enum Entrance {
+    /// The first, with the lease that came with the row.
+    First,
+    /// One whose server died.
+    Abandoned,
+    /// One of a workspace that existed; its turn has come.
+    Again(Lease, Pass),
 }
 
 struct UnderWay {
@@ -72,6 +84,7 @@ impl Provisioner {
             services,
             slots,
             under_way: Arc::default(),
+            gate: SerialGate::default(),
         }
     }
 
@@ -80,9 +93,19 @@ impl Provisioner {
         timestamp(&self.services.clock) + LEASE
     }
 
-    /// Starts a provision in the background; one per workspace at a time.
+    /// Keeps changes of one workspace apart.
+    pub(super) fn gate(&self) -> &SerialGate {
+        &self.gate
+    }
+
+    /// Starts the first provision of a workspace in the background.
     pub(super) fn spawn(&self, id: Uuid) {
-        self.begin(id, false);
+        self.begin(id, Entrance::First);
+    }
+
+    /// Starts a provision of a workspace that exists, for the holder of its pass.
+    pub(super) fn spawn_with(&self, lease: Lease, pass: Pass) {
+        self.begin(lease.id, Entrance::Again(lease, pass));
     }
 
     /// The lease of a provision that this server will not start.
@@ -94,15 +117,15 @@ impl Provisioner {
     /// Starts over a provision whose server died, unless someone else does. A
     /// delete sees it from here on, also before the claim is decided.
     pub(super) fn take_over(&self, id: Uuid) {
-        self.begin(id, true);
+        self.begin(id, Entrance::Abandoned);
     }
 
-    fn begin(&self, id: Uuid, abandoned: bool) {
+    fn begin(&self, id: Uuid, entrance: Entrance) {
         let cancel = self.services.supervisor.token().child_token();
         let (finished, done) = watch::channel(());
         {
             let mut under_way = self.lock();
-            if under_way.contains_key(&id) {
+            if under_way.contains_key(&id) && !matches!(entrance, Entrance::Again(..)) {
                 return;
             }
             under_way.insert(
@@ -120,14 +143,20 @@ impl Provisioner {
         };
         self.services.supervisor.spawn("provision", async move {
             let this = entry.provisioner.clone();
-            let lease = match abandoned {
-                false => Some(Lease::first(id)),
-                true => this.claim(id).await,
+            let (lease, pass) = match entrance {
+                Entrance::First => (Some(Lease::first(id)), this.gate.enter(id).await),
+                Entrance::Abandoned => {
+                    let pass = this.gate.enter(id).await;
+                    (this.claim(id).await, pass)
+                }
+                Entrance::Again(lease, pass) => (Some(lease), pass),
             };
             if let Some(lease) = lease {
                 this.run(lease, cancel).await;
             }
+            // Off the list before the next one enters.
             drop(entry);
+            drop(pass);
         });
     }
 
@@ -325,6 +354,10 @@ impl Provisioner {
             return Outcome::Cancelled;
         }
         undo.unwind(UNDO_TIMEOUT).await;
+        if workspace.booted_at.is_some() {
+            // What ran before the restart has no valid token any more.
+            services.stop_compute(id).await;
+        }
         match step {
             Step::Failed(failure) => Outcome::Failed(failure),
             Step::Cancelled if !cancel.is_cancelled() && token.is_cancelled() => {

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use molecule_hooks::{EnvMap, Secret};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use super::super::boot::BootSource;
 use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
+use super::super::store::lifecycle;
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
-use super::super::{agent_config, environment, store};
+use super::super::{agent_config, environment, restart_source, store};
 use super::Provisioner;
 use super::failure::{Failure, Step};
 use crate::auth::mint;
-use crate::backend::{ConfigFile, Instance, InstanceRef, StartSpec, UndoStack};
+use crate::backend::{
+    BackendError, ConfigFile, ExistingConfig, Instance, InstanceRef, StartSpec, UndoStack,
+};
 use crate::error::Error;
 use crate::secrets::aad;
 use crate::store::timestamp;
@@ -33,8 +36,13 @@ impl Provisioner {
     ) -> Result<(), Step> {
         let services = &self.services;
         let id = workspace.id;
-        let template = self.template_of(workspace).await;
-        if workspace.template.is_some() && template.is_none() {
+        if !lifecycle::take_request(&services.db, lease).await? {
+            return Err(Step::Lost);
+        }
+        let boot = workspace.boot();
+        let keeps = boot.source == BootSource::Existing;
+        let template = self.template_of(workspace, &boot.source).await;
+        if template.is_none() && needs_template(workspace, &boot.source) {
             return Err(Failure::no_template(id).into());
         }
         let secrets = unless(cancel, services.secrets.bundle(id)).await??;
@@ -48,22 +56,50 @@ impl Provisioner {
             services.hooks.run(&workspace.hook_context(), &mut env),
         )
         .await??;
-        let (config, facts) = self.config_of(workspace, template.as_deref()).await;
+        let (config, facts) = match keeps {
+            true => (
+                None,
+                services.facts_of_agent(workspace).await.unwrap_or_default(),
+            ),
+            false => self.config_of(workspace, template.as_deref()).await,
+        };
         check_required(&facts, &env)?;
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
-        let spec = self.spec(workspace, &env, template, files);
-        let instance = services.backend.start(&spec, cancel).await?;
-        self.undo_start(id, &instance, undo);
+        let mut spec = self.spec(workspace, &env, template, files);
+        spec.reset_session = boot.reset_session;
+        if keeps {
+            let fallback = spec.template_dir.take();
+            spec.existing_config = Some(ExistingConfig { fallback });
+        }
+        let started = services.backend.start(&spec, cancel).await;
+        let instance = started.map_err(|error| match error {
+            BackendError::NoConfig => Failure::no_template(id).into(),
+            error => Step::from(error),
+        })?;
+        self.undo_start(workspace, &instance, undo);
         self.record(lease, &instance).await
     }
 
-    /// The template folder: the one it was created from, else the runtime's
-    /// default, else none.
-    async fn template_of(&self, workspace: &Workspace) -> Option<PathBuf> {
+    /// The template folder: the one its source names, else the one it was created
+    /// from, else the runtime's default, else none. For a workspace that keeps its
+    /// files: what they are recovered from should they be lost.
+    async fn template_of(&self, workspace: &Workspace, source: &BootSource) -> Option<PathBuf> {
         let root = self.services.config.workspaces.templates_dir.as_deref()?;
-        match &workspace.template {
-            Some(name) => template::named(root, name).await,
-            None => template::default_for(root, self.runtime_of(workspace)).await,
+        let runtime = self.runtime_of(workspace);
+        match (source, &workspace.template) {
+            (BootSource::Template(name), _) | (BootSource::Created, Some(name)) => {
+                template::named(root, name).await
+            }
+            (BootSource::OrgTemplate(name), _) => {
+                template::named(&restart_source::org_templates(root)?, name).await
+            }
+            (BootSource::Created, None) | (BootSource::RuntimeDefault, _) => {
+                template::default_for(root, runtime).await
+            }
+            (BootSource::Existing, _) => match template::default_for(root, runtime).await {
+                Some(dir) => Some(dir),
+                None => template::named(root, runtime).await,
+            },
         }
     }
 
@@ -155,11 +191,15 @@ impl Provisioner {
             files,
             workspace_dir: dir.or_else(|| config.workspace_dir.clone()),
             workspace_access: workspace.access(),
+            existing_config: None,
+            reset_session: false,
         }
     }
 
-    /// Only first boots come here, so the storage is ours to take back as well.
-    fn undo_start(&self, id: Uuid, instance: &Instance, undo: &mut UndoStack) {
+    /// The storage of a first boot is ours to take back as well; that of a workspace
+    /// that ran before is not.
+    fn undo_start(&self, workspace: &Workspace, instance: &Instance, undo: &mut UndoStack) {
+        let (id, first) = (workspace.id, workspace.booted_at.is_none());
         let backend = Arc::clone(&self.services.backend);
         let instance = InstanceRef {
             workspace_id: id,
@@ -170,6 +210,9 @@ impl Provisioner {
                 .stop(&instance)
                 .await
                 .map_err(|error| format!("{error:#}"))?;
+            if !first {
+                return Ok(());
+            }
             backend
                 .remove_storage(id)
                 .await
@@ -183,12 +226,21 @@ impl Provisioner {
         match lease::record_instance(&services.db, lease, instance, now).await {
             Ok(true) => Ok(()),
             Ok(false) => match store::status(&services.db, lease.id).await?.as_deref() {
-                // Removed while it started.
-                None | Some("removed") => Err(Step::Cancelled),
+                // Removed or paused while it started.
+                None | Some("removed" | "paused" | "hibernated") => Err(Step::Cancelled),
                 Some(_) => Err(Step::Lost),
             },
             Err(error) => Err(Failure::start("record_instance", "store", &error).into()),
         }
+    }
+}
+
+/// True when there is nothing else to boot from.
+fn needs_template(workspace: &Workspace, source: &BootSource) -> bool {
+    match source {
+        BootSource::Created => workspace.template.is_some(),
+        BootSource::Template(_) | BootSource::OrgTemplate(_) | BootSource::RuntimeDefault => true,
+        BootSource::Existing => false,
     }
 }
 

@@ -67,7 +67,8 @@ pub(in super::super) async fn claim(
 
 statement!(
     ADOPT,
-    "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $2, provision_lease_until = NULL,
+    "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $2, booted_at = COALESCE(booted_at, $2),
+            provision_lease_until = NULL,
             provision_epoch = provision_epoch + 1, updated_at = $2
      WHERE id = $1 AND provision_lease_until <= $2 AND status IN ('online', 'degraded')"
 );
@@ -163,7 +164,8 @@ pub(in super::super) async fn expire_all(db: &Db) -> sqlx::Result<()> {
 
 statement!(
     RECORD_INSTANCE,
-    "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $5, provision_lease_until = NULL, updated_at = $5
+    "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $5, provision_lease_until = NULL, updated_at = $5,
+            booted_at = COALESCE(booted_at, $5), last_sample_error = ''
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
 );
 
