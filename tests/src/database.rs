@@ -82,6 +82,14 @@ impl TestDatabase {
         }
     }
 
+    /// Which engine it is.
+    pub fn engine(&self) -> Engine {
+        match self.keep {
+            Keep::Sqlite { .. } => Engine::Sqlite,
+            Keep::Postgres { .. } => Engine::Postgres,
+        }
+    }
+
     /// URL of the database.
     pub fn url(&self) -> &str {
         &self.url

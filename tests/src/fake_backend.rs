@@ -28,6 +28,8 @@ pub enum Fault {
     StopFails,
     /// `remove_storage` fails.
     RemoveFails,
+    /// `start` takes this long.
+    StartSlow(Duration),
     /// `start` finds no `config.yaml` where the workspace should have one.
     ConfigLost,
 }
@@ -45,6 +47,7 @@ struct State {
     storage: BTreeSet<Uuid>,
     starts: Vec<StartSpec>,
     stops: Vec<Uuid>,
+    url: Option<String>,
     configs: BTreeMap<(Uuid, String), Vec<u8>>,
     cancelled: usize,
 }
@@ -102,6 +105,38 @@ impl FakeBackend {
         })
     }
 
+    /// Lets agents that start from now on be reached at this URL.
+    pub fn set_url(&self, url: &str) {
+        self.state(|state| state.url = Some(url.to_owned()));
+    }
+
+    /// Ends an agent without the server's doing.
+    pub fn kill(&self, id: Uuid) {
+        self.state(|state| state.running.remove(&id));
+    }
+
+    /// True while a workspace's agent runs.
+    pub fn runs(&self, id: &str) -> bool {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        self.state(|state| state.running.contains_key(&id))
+    }
+
+    /// True while something of a workspace is stored.
+    pub fn stores(&self, id: &str) -> bool {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        self.state(|state| state.storage.contains(&id))
+    }
+
+    /// The starts of one workspace so far.
+    pub fn starts_of(&self, id: &str) -> Vec<StartSpec> {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        let starts = self.starts();
+        starts
+            .into_iter()
+            .filter(|spec| spec.workspace_id == id)
+            .collect()
+    }
+
     /// Changes a file of a workspace's config directory, as its agent might.
     pub fn write_config(&self, id: &str, path: &str, text: &str) {
         let id = Uuid::parse_str(id).expect("a UUID");
@@ -149,6 +184,10 @@ impl WorkspaceBackend for FakeBackend {
             Fault::ConfigLost if spec.existing_config.is_some() => {
                 return Err(BackendError::NoConfig);
             }
+            Fault::StartSlow(time) => tokio::select! {
+                () = cancel.cancelled() => return Err(BackendError::Cancelled),
+                () = tokio::time::sleep(time) => {}
+            },
             Fault::StartPanics(text) => panic!("{text}"),
             Fault::StartHangs => {
                 cancel.cancelled().await;
@@ -164,7 +203,8 @@ impl WorkspaceBackend for FakeBackend {
         });
         Ok(Instance {
             instance_id: format!("fake-{id}"),
-            url: "http://127.0.0.1:9".to_owned(),
+            url: (self.state(|state| state.url.clone()))
+                .unwrap_or_else(|| "http://127.0.0.1:9".to_owned()),
         })
     }
 

@@ -180,6 +180,12 @@ impl TestAppBuilder {
         self
     }
 
+    /// Uses this fake backend, which another server may have used before.
+    pub fn backend(mut self, backend: Arc<FakeBackend>) -> Self {
+        self.backend = backend;
+        self
+    }
+
     /// Uses the backend that the configuration names instead of the fake one.
     pub fn real_backend(mut self) -> Self {
         self.fake = false;

@@ -19,6 +19,7 @@ pub fn strict(engine: Engine) -> TestAppBuilder {
 
 /// A workspace whose agent was started.
 pub struct Agent {
+    /// Its UUID.
     pub id: String,
     /// What the agent finds in its `.auth_token`.
     pub token: String,

@@ -1,1 +1,10 @@
 //! A workspace after its first boot: restart, pause, hibernate, change, delete.
+
+use molecule_tests::support;
+
+mod interleavings;
+mod pausing;
+mod requested;
+mod restart;
+mod sleeping;
+mod tools;
