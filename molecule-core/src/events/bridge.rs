@@ -176,6 +176,10 @@ impl Events {
             tracing::debug!("another server's event is not understood");
             return;
         };
+        if event.event.moves_workspaces() {
+            // Word of the change itself may come after this.
+            self.0.hub.reach_changed();
+        }
         self.hand_on(Frame::with_json(event, json));
     }
 

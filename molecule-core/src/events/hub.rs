@@ -295,7 +295,10 @@ impl Hub {
         match tokio::time::timeout(SNAPSHOT_PATIENCE, reach.snapshot()).await {
             Ok(Ok(fresh)) => {
                 let mut snapshots = self.snapshots();
-                if !snapshots.front().is_some_and(|kept| Arc::ptr_eq(kept, &fresh)) {
+                if !snapshots
+                    .front()
+                    .is_some_and(|kept| Arc::ptr_eq(kept, &fresh))
+                {
                     snapshots.push_front(fresh);
                     snapshots.truncate(KEPT_SNAPSHOTS);
                 }

@@ -226,3 +226,6 @@ impl Events {
             .await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,19 @@ impl EventType {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
 
+    /// True for what may change who is whose parent.
+    pub(super) fn moves_workspaces(self) -> bool {
+        matches!(
+            self,
+            Self::WorkspaceProvisioning
+                | Self::WorkspaceAwaitingAgent
+                | Self::WorkspaceUpdated
+                | Self::WorkspaceRemoved
+                | Self::WorkspaceExpanded
+                | Self::WorkspaceCollapsed
+        )
+    }
+
     /// True for what agents say all the time and nobody needs later.
     pub(super) fn is_frequent(self) -> bool {
         matches!(
@@ -147,4 +160,3 @@ pub(super) fn rfc3339<S: serde::Serializer>(
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
-

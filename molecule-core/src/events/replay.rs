@@ -52,9 +52,7 @@ impl Cursor {
     /// None for what is not one.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (id, fingerprint) = match text.split_once('.') {
-            Some((id, rest)) if rest.len() == 16 => {
-                (id, Some(u64::from_str_radix(rest, 16).ok()?))
-            }
+            Some((id, rest)) if rest.len() == 16 => (id, Some(u64::from_str_radix(rest, 16).ok()?)),
             Some(_) => return None,
             None => (text, None),
         };

@@ -329,10 +329,16 @@ impl Relay {
     }
 
     fn hearing(&self) -> std::sync::MutexGuard<'_, Hearing> {
-        self.0.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .hearing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn session(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
-        self.0.session.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

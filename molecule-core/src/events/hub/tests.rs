@@ -82,7 +82,9 @@ fn number(frame: &Frame) -> u64 {
 
 async fn next(subscription: &mut Subscription) -> Result<u64, Ended> {
     let frame = tokio::time::timeout(Duration::from_secs(10), subscription.next()).await;
-    frame.expect("something happens").map(|frame| number(&frame))
+    frame
+        .expect("something happens")
+        .map(|frame| number(&frame))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -213,7 +215,8 @@ async fn a_dispatcher_that_lost_events_says_so() {
     for number in 0..=BACKLOG {
         hub.offer(event(EventType::TaskUpdated, Uuid::new_v4(), number));
     }
-    hub.dispatch(Instant::now() + Duration::from_millis(20)).await;
+    hub.dispatch(Instant::now() + Duration::from_millis(20))
+        .await;
     assert_eq!(next(&mut client).await, Err(Ended::Behind));
     // As after a panic: the receiver is gone.
     let mut client = listen(&hub, Audience::Everything).await;

@@ -89,12 +89,26 @@ mod tests {
             ("ftp://a", "a", false, Origin::Bad),
             // A stranger's name for this machine.
             ("http://evil:8080", "evil:8080", true, Origin::Bad),
-            ("http://localhost:8080", "localhost:8080", true, Origin::Good),
-            ("http://127.0.0.1:8080", "127.0.0.1:8080", true, Origin::Good),
+            (
+                "http://localhost:8080",
+                "localhost:8080",
+                true,
+                Origin::Good,
+            ),
+            (
+                "http://127.0.0.1:8080",
+                "127.0.0.1:8080",
+                true,
+                Origin::Good,
+            ),
             ("http://[::1]:8080", "[::1]:8080", true, Origin::Good),
             ("http://localhost.evil", "localhost.evil", true, Origin::Bad),
         ] {
-            assert_eq!(judged(origin, host, &listed, open), expected, "{origin} {host}");
+            assert_eq!(
+                judged(origin, host, &listed, open),
+                expected,
+                "{origin} {host}"
+            );
         }
         assert_eq!(judged("https://any", "a", &["*"], true), Origin::Good);
     }
@@ -105,7 +119,10 @@ mod tests {
         assert_eq!(judge(&headers, &[], false), Origin::Missing);
         headers.append(ORIGIN, HeaderValue::from_static("http://a"));
         headers.append(ORIGIN, HeaderValue::from_static("http://a"));
-        assert_eq!(judge(&headers, &["http://a".to_owned()], false), Origin::Bad);
+        assert_eq!(
+            judge(&headers, &["http://a".to_owned()], false),
+            Origin::Bad
+        );
     }
 
     proptest! {

@@ -125,8 +125,7 @@ impl Start {
         let Some(cursor) = cursor else {
             let now = floor_of_now(Duration::ZERO);
             let since = floor_of_now(WINDOW);
-            let ids =
-                store::ids_between(db, workspace, since, Uuid::max(), MOST_COMPARED).await?;
+            let ids = store::ids_between(db, workspace, since, Uuid::max(), MOST_COMPARED).await?;
             return Ok(Self {
                 sent: Sent::starting_at(now, ids),
                 missed_after: None,
@@ -136,9 +135,9 @@ impl Start {
         let mut ids = store::ids_between(db, workspace, since, cursor.id, MOST_COMPARED).await?;
         let found = fingerprint(cursor.id, ids.iter().copied());
         // Without a fingerprint the reader says that it wants nothing before.
-        let complete = cursor.fingerprint.is_none_or(|expected| {
-            found == expected && (ids.len() as i64) < MOST_COMPARED
-        });
+        let complete = cursor
+            .fingerprint
+            .is_none_or(|expected| found == expected && (ids.len() as i64) < MOST_COMPARED);
         let missed_after = match complete {
             true => cursor.id,
             false => {

@@ -217,7 +217,13 @@ mod tests {
     #[test]
     fn what_is_not_ours_changes_nothing() {
         let mut inbox = Inbox::new("me");
-        for text in ["", "hello", "2 you 1 0 1\nh0:", "1 you 1 5 1\nh0:", "1 you x 0 1\n"] {
+        for text in [
+            "",
+            "hello",
+            "2 you 1 0 1\nh0:",
+            "1 you 1 5 1\nh0:",
+            "1 you x 0 1\n",
+        ] {
             assert_eq!(inbox.take(text, Instant::now()).items, []);
         }
         assert!(inbox.take("1 you 1 0 1\nnonsense", Instant::now()).lost);

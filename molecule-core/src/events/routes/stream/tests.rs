@@ -74,7 +74,10 @@ async fn a_stream_starts_with_a_ping_and_its_place_and_goes_on_pinging() {
     let mut live = live(&hub, &db, workspace, None).await;
     assert_eq!(next(&mut live).await, ": ping\n\n");
     let place = next(&mut live).await;
-    assert!(place.starts_with("id: ") && place.ends_with("\n\n"), "{place}");
+    assert!(
+        place.starts_with("id: ") && place.ends_with("\n\n"),
+        "{place}"
+    );
     for _ in 0..3 {
         assert_eq!(next(&mut live).await, ": ping\n\n");
     }
@@ -186,7 +189,12 @@ fn a_place_that_is_none_is_refused() {
     assert_eq!(last_event_id(&headers).unwrap(), None);
     headers.insert(LAST_EVENT_ID, HeaderValue::from_static(""));
     assert_eq!(last_event_id(&headers).unwrap(), None);
-    for bad in ["7", "x", "00000000-0000-0000-0000-000000000000.", "\u{202e}"] {
+    for bad in [
+        "7",
+        "x",
+        "00000000-0000-0000-0000-000000000000.",
+        "\u{202e}",
+    ] {
         let value = HeaderValue::from_bytes(bad.as_bytes()).expect("a value");
         headers.insert(LAST_EVENT_ID, value);
         assert!(last_event_id(&headers).is_err(), "{bad}");
