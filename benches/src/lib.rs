@@ -7,6 +7,7 @@ pub mod bare;
 pub mod client;
 pub mod cpu;
 pub mod options;
+pub mod socket;
 pub mod stats;
 pub mod workspaces;
 

@@ -145,6 +145,7 @@ impl Server {
         // its turn too.
         let left = || self.shutdown_timeout.saturating_sub(started.elapsed());
         tracing::info!("shutting down: no new connections");
+        self.events.close();
         let cut = self.serving.shutdown(left() / 2).await;
         if cut > 0 {
             tracing::warn!(cut, "requests did not finish in time and were cut off");
@@ -277,11 +278,16 @@ impl Wiring {
         relay.start(&supervisor);
         let leader = Leader::new(&db, &clock);
         leader.start(&supervisor);
-        let events = Events::new(redactor.clone(), clock.clone());
+        let events = Events::new(db.clone(), relay.clone(), redactor.clone(), clock.clone());
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
         secrets.teach_redactor().await?;
         let directory = Directory::new(db.clone());
+        let hierarchy = Hierarchy::new(db.clone());
+        let revocations = auth.clone();
+        events.start(&supervisor, Arc::new(hierarchy.clone()), move || {
+            revocations.revocations()
+        });
         let credentials = Credentials::new(registry.clone(), redactor.clone(), clock.clone());
         let workspaces = Workspaces::new(Services {
             config: Arc::clone(&config),
@@ -293,7 +299,7 @@ impl Wiring {
             backend: Arc::clone(&backend),
             events: events.clone(),
             directory,
-            hierarchy: Hierarchy::new(db.clone()),
+            hierarchy,
             relay: relay.clone(),
             leader: leader.clone(),
             redactor: redactor.clone(),

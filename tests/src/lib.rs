@@ -14,6 +14,7 @@ pub mod database;
 pub mod fake_backend;
 pub mod hooks;
 pub mod http;
+pub mod live;
 pub mod support;
 
 use std::sync::Arc;

@@ -82,3 +82,7 @@ CREATE TABLE activity_logs (
 CREATE INDEX activity_logs_created ON activity_logs (created_at);
 CREATE INDEX activity_logs_workspace ON activity_logs (workspace_id, created_at);
 CREATE UNIQUE INDEX activity_logs_idempotency ON activity_logs (workspace_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- Histories and event streams read in the order of ids.
+DROP INDEX structure_events_workspace;
+CREATE INDEX structure_events_workspace ON structure_events (workspace_id, id);

@@ -331,6 +331,12 @@ impl Auth {
         store::revoke_all(tx, workspace, timestamp(&self.clock)).await
     }
 
+    /// Counts what may have ended a credential: who keeps a connection open asks
+    /// again when it changes.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
+    }
+
     /// Drops cached tokens of a workspace.
     pub(crate) fn forget(&self, workspace: Uuid) {
         self.revocations.fetch_add(1, Ordering::AcqRel);

@@ -1,170 +1,118 @@
-//! What happened, for people and machines: `structure_events` and the live bus.
+//! What happened, for people and machines: `structure_events` and those who listen.
 //!
 //! A recorded event is inserted in the transaction of the change it describes and
-//! published after the commit, so that nobody hears of what did not happen.
+//! published after the commit, so that nobody hears of what did not happen. What is
+//! published reaches the receivers inside this process, the clients of `/ws` and of
+//! the event streams (`hub`), and the other servers of the database (`bridge`).
 
+mod bridge;
+mod frame;
+mod hub;
+mod model;
+mod replay;
 pub(crate) mod routes;
+mod store;
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::redact::Redactor;
-use crate::store::{Tx, statement, timestamp, with_tx};
+use crate::store::{Db, Relay, Tx, timestamp};
+use crate::supervisor::Supervisor;
 
-/// Events a slow subscriber may fall behind before it loses the oldest.
+use bridge::Bridge;
+use frame::Frame;
+use hub::{Audience, Ended, Full, Hub, Proof, Subscription};
+pub(crate) use hub::{Reach, Visibility};
+pub use model::{Event, EventType};
+
+/// Events a slow receiver inside the process may fall behind.
 const BUS_CAPACITY: usize = 1024;
-
-/// Declares the event types with their names on the wire.
-macro_rules! event_types {
-    ($($(#[$meta:meta])* $variant:ident = $name:literal,)*) => {
-        /// Types of events. The names are wire facts; some belong to rooms that do
-        /// not exist yet.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum EventType {
-            $($(#[$meta])* $variant,)*
-        }
-
-        impl EventType {
-            /// Every type there is.
-            pub const ALL: &[Self] = &[$(Self::$variant,)*];
-
-            /// The name on the wire and in the table.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-
-event_types! {
-    /// A workspace was accepted, or restarts; its compute is being started.
-    WorkspaceProvisioning = "WORKSPACE_PROVISIONING",
-    /// Its agent registered or came back.
-    WorkspaceOnline = "WORKSPACE_ONLINE",
-    /// An external workspace waits for its agent.
-    WorkspaceAwaitingAgent = "WORKSPACE_AWAITING_AGENT",
-    /// Its agent is gone.
-    WorkspaceOffline = "WORKSPACE_OFFLINE",
-    /// Its agent reports trouble.
-    WorkspaceDegraded = "WORKSPACE_DEGRADED",
-    /// Somebody paused it.
-    WorkspacePaused = "WORKSPACE_PAUSED",
-    /// It was idle and sleeps until somebody needs it.
-    WorkspaceHibernated = "WORKSPACE_HIBERNATED",
-    /// Its name, place or another field changed.
-    WorkspaceUpdated = "WORKSPACE_UPDATED",
-    /// It could not be started.
-    WorkspaceProvisionFailed = "WORKSPACE_PROVISION_FAILED",
-    /// It was deleted.
-    WorkspaceRemoved = "WORKSPACE_REMOVED",
-    /// A team grew out of it.
-    WorkspaceExpanded = "WORKSPACE_EXPANDED",
-    /// Its team was removed.
-    WorkspaceCollapsed = "WORKSPACE_COLLAPSED",
-    /// An external agent got new credentials.
-    ExternalCredentialsRotated = "EXTERNAL_CREDENTIALS_ROTATED",
-    /// Its agent describes itself anew.
-    AgentCardUpdated = "AGENT_CARD_UPDATED",
-    /// It got an agent.
-    AgentAssigned = "AGENT_ASSIGNED",
-    /// Its agent was replaced.
-    AgentReplaced = "AGENT_REPLACED",
-    /// Its agent was taken away.
-    AgentRemoved = "AGENT_REMOVED",
-    /// Its agent moved to another workspace.
-    AgentMoved = "AGENT_MOVED",
-    /// Its agent asks for an approval.
-    ApprovalRequested = "APPROVAL_REQUESTED",
-    /// An approval was passed on to it.
-    ApprovalEscalated = "APPROVAL_ESCALATED",
-    /// An approval was given.
-    ApprovalApproved = "APPROVAL_APPROVED",
-    /// An approval was refused.
-    ApprovalDenied = "APPROVAL_DENIED",
-    /// It delegated a task.
-    DelegationSent = "DELEGATION_SENT",
-    /// A delegated task goes on.
-    DelegationStatus = "DELEGATION_STATUS",
-    /// A delegated task is done.
-    DelegationComplete = "DELEGATION_COMPLETE",
-    /// A delegated task failed.
-    DelegationFailed = "DELEGATION_FAILED",
-    /// A schedule ran.
-    CronExecuted = "CRON_EXECUTED",
-    /// A schedule was skipped.
-    CronSkipped = "CRON_SKIPPED",
-    /// A message went through a channel.
-    ChannelMessage = "CHANNEL_MESSAGE",
-    /// The agent's current task changed. Not recorded.
-    TaskUpdated = "TASK_UPDATED",
-    /// The agent is alive. Not recorded.
-    WorkspaceHeartbeat = "WORKSPACE_HEARTBEAT",
-    /// Something was done. Not recorded.
-    ActivityLogged = "ACTIVITY_LOGGED",
-    /// The agent says something to people. Not recorded.
-    AgentMessage = "AGENT_MESSAGE",
-    /// An answer to a call from the canvas. Not recorded.
-    A2aResponse = "A2A_RESPONSE",
-}
-
-impl EventType {
-    /// The type with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
-    }
-}
-
-impl Serialize for EventType {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-/// One event, as subscribers and the wire see it.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub struct Event {
-    /// What happened.
-    pub event: EventType,
-    /// To which workspace.
-    pub workspace_id: Uuid,
-    /// When, UTC.
-    #[serde(serialize_with = "rfc3339")]
-    pub timestamp: DateTime<Utc>,
-    /// Fields that depend on the type.
-    pub payload: Value,
-}
-
-fn rfc3339<S: serde::Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
-}
+/// A round of one of this room's loops lasts this long; the loops report
+/// themselves as alive after each.
+const ROUND: Duration = Duration::from_secs(10);
+/// Between two rounds, at least since the start of the first.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Revocations are noticed this often.
+const PROOF_EVERY: Duration = Duration::from_secs(2);
+/// A client's credentials are looked at this often even if nothing was revoked.
+const PROOF_LASTS: Duration = Duration::from_secs(300);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
+const PROOFS_AT_ONCE: usize = 16;
+/// Rows deleted by one statement.
+const PRUNE_BATCH: i64 = 1_000;
 
 /// Records and publishes. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Events {
+pub(crate) struct Events(Arc<Inner>);
+
+struct Inner {
+    db: Db,
     bus: broadcast::Sender<Event>,
+    hub: Hub,
+    bridge: Bridge,
     redactor: Redactor,
     clock: molecule_hooks::Clock,
 }
 
-statement!(
-    INSERT,
-    "INSERT INTO structure_events (id, event_type, workspace_id, payload, created_at) VALUES ($1, $2, $3, $4, $5)"
-);
-
 impl Events {
-    pub(crate) fn new(redactor: Redactor, clock: molecule_hooks::Clock) -> Self {
-        Self {
+    pub(crate) fn new(
+        db: Db,
+        relay: Relay,
+        redactor: Redactor,
+        clock: molecule_hooks::Clock,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            db,
             bus: broadcast::Sender::new(BUS_CAPACITY),
+            hub: Hub::new(),
+            bridge: Bridge::new(relay),
             redactor,
             clock,
+        }))
+    }
+
+    /// Starts to serve listeners. `revocations` counts what may end credentials;
+    /// when it changes, listeners have to prove theirs again.
+    pub(crate) fn start(
+        &self,
+        supervisor: &Supervisor,
+        reach: Arc<dyn Reach>,
+        revocations: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        self.0.hub.set_reach(reach);
+        let this = self.clone();
+        supervisor.every("event-dispatcher", PAUSE, move || {
+            let this = this.clone();
+            async move { this.0.hub.dispatch(Instant::now() + ROUND).await }
+        });
+        if self.0.bridge.is_needed() {
+            let this = self.clone();
+            supervisor.every("event-bridge", PAUSE, move || {
+                let this = this.clone();
+                async move { this.hear_others(Instant::now() + ROUND).await }
+            });
         }
+        let this = self.clone();
+        let seen = AtomicU64::new(revocations());
+        supervisor.every("event-listeners", PROOF_EVERY, move || {
+            let now = revocations();
+            let revoked = seen.swap(now, Ordering::AcqRel) != now;
+            let this = this.clone();
+            async move { this.prove_again(revoked).await }
+        });
+    }
+
+    /// Ends every stream and socket, so that a shutdown need not wait for them.
+    pub(crate) fn close(&self) {
+        self.0.hub.close();
     }
 
     /// Inserts an event in the caller's transaction. Publish the result after
@@ -176,28 +124,21 @@ impl Events {
         workspace_id: Uuid,
         payload: Value,
     ) -> sqlx::Result<Event> {
-        let event = self.event(event, workspace_id, payload);
-        with_tx!(tx, |conn| sqlx::query(INSERT)
-            .bind(Uuid::now_v7())
-            .bind(event.event.as_str())
-            .bind(event.workspace_id)
-            .bind(sqlx::types::Json(&event.payload))
-            .bind(event.timestamp)
-            .execute(conn)
-            .await
-            .map(drop))?;
+        let mut event = self.event(event, workspace_id, payload);
+        let id = Uuid::now_v7();
+        store::insert(tx, id, &event).await?;
+        event.id = Some(id);
         Ok(event)
     }
 
-    /// Sends a recorded event to subscribers.
+    /// Sends a recorded event to everybody who listens, here and on other servers.
     pub(crate) fn publish(&self, event: Event) {
         tracing::debug!(
             event = event.event.as_str(),
             workspace.id = %event.workspace_id,
             "event"
         );
-        // No subscriber is fine.
-        let _ = self.bus.send(event);
+        self.tell_everybody(event);
     }
 
     /// Sends an event that is not kept.
@@ -207,23 +148,84 @@ impl Events {
         workspace_id: Uuid,
         payload: impl FnOnce() -> Value,
     ) {
-        if self.bus.receiver_count() > 0 {
-            let _ = self.bus.send(self.event(event, workspace_id, payload()));
+        let inner = &self.0;
+        let is_heard = inner.bus.receiver_count() > 0 || inner.hub.has_clients();
+        if is_heard || inner.bridge.wants(event) {
+            self.tell_everybody(self.event(event, workspace_id, payload()));
         }
     }
 
     /// Everything from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.bus.subscribe()
+        self.0.bus.subscribe()
+    }
+
+    /// Deletes what was recorded before a time, a bounded number at once. Returns
+    /// how many events that were.
+    pub(crate) async fn prune(&self, db: &Db, before: DateTime<Utc>) -> sqlx::Result<u64> {
+        let mut pruned = 0;
+        loop {
+            let count = store::prune(db, before, PRUNE_BATCH).await?;
+            pruned += count;
+            if count < PRUNE_BATCH as u64 {
+                return Ok(pruned);
+            }
+            // Others want to write too.
+            tokio::task::yield_now().await;
+        }
     }
 
     fn event(&self, event: EventType, workspace_id: Uuid, mut payload: Value) -> Event {
-        self.redactor.redact_json(&mut payload);
+        self.0.redactor.redact_json(&mut payload);
         Event {
             event,
             workspace_id,
-            timestamp: timestamp(&self.clock),
+            timestamp: timestamp(&self.0.clock),
             payload,
+            id: None,
         }
     }
+
+    fn tell_everybody(&self, event: Event) {
+        let frame = Frame::new(event);
+        self.0.bridge.tell(&frame);
+        self.hand_on(frame);
+    }
+
+    /// Gives an event to everybody who listens here. False when they had it.
+    fn hand_on(&self, frame: Frame) -> bool {
+        let inner = &self.0;
+        if !inner.bridge.is_new(frame.event()) {
+            return false;
+        }
+        if inner.bus.receiver_count() > 0 {
+            let _ = inner.bus.send(frame.event().clone());
+        }
+        inner.hub.offer(frame);
+        true
+    }
+
+    async fn listen(
+        &self,
+        audience: Audience,
+        proof: Arc<dyn Proof>,
+    ) -> Result<Subscription, Full> {
+        self.0.hub.subscribe(audience, proof).await
+    }
+
+    /// Lets listeners go whose credentials are no longer good.
+    async fn prove_again(&self, revoked: bool) {
+        let unproven = self.0.hub.unproven(revoked, PROOF_LASTS);
+        futures_util::stream::iter(unproven)
+            .for_each_concurrent(PROOFS_AT_ONCE, |(id, proof)| async move {
+                let holds = tokio::time::timeout(PROOF_TIMEOUT, proof.holds()).await;
+                if !holds.unwrap_or(true) {
+                    self.0.hub.end(id, Ended::Refused);
+                }
+            })
+            .await;
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::store;
+use crate::events::{Reach, Visibility};
 use crate::store::Db;
 
 /// Age at which another server's change must have been noticed.
@@ -118,5 +119,26 @@ impl Hierarchy {
     /// Call after every change of a parent, and after creating or removing.
     pub(crate) fn forget(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[async_trait::async_trait]
+impl Reach for Hierarchy {
+    async fn snapshot(&self) -> sqlx::Result<Arc<dyn Visibility>> {
+        Ok(self.tree().await?)
+    }
+
+    fn changed(&self) {
+        self.forget();
+    }
+}
+
+impl Visibility for Tree {
+    fn knows(&self, workspace: Uuid) -> bool {
+        self.contains(workspace)
+    }
+
+    fn may_communicate(&self, client: Uuid, subject: Uuid) -> bool {
+        self.can_communicate(client, subject)
     }
 }

@@ -22,7 +22,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("telemetry", &["config", "redact", "supervisor"]),
     // The shell and what rooms are built on.
     ("backend", &["config"]),
-    ("events", &["redact", "store"]),
+    ("events", &["redact", "store", "supervisor"]),
     ("http", &["error", "redact", "telemetry"]),
     // The domain.
     ("auth", &["config", "error", "redact", "store"]),

@@ -1,0 +1,133 @@
+//! The room as a whole, on SQLite; with sockets and several servers it is tested
+//! end to end.
+
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use molecule_hooks::Clock;
+use serde_json::json;
+
+use super::*;
+use crate::config::Config;
+
+struct Nobody;
+
+#[async_trait]
+impl Reach for Nobody {
+    async fn snapshot(&self) -> sqlx::Result<Arc<dyn Visibility>> {
+        Err(sqlx::Error::PoolClosed)
+    }
+
+    fn changed(&self) {}
+}
+
+/// Good until it is said not to be.
+struct Revocable(AtomicBool);
+
+#[async_trait]
+impl Proof for Revocable {
+    async fn holds(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+async fn events() -> (Events, Db, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.database.url = Some(format!("sqlite://{}", dir.path().join("t.db").display()).into());
+    let db = crate::store::connect(&config).await.unwrap();
+    crate::store::migrate(&db).await.unwrap();
+    let relay = Relay::new(&db);
+    let events = Events::new(db.clone(), relay, Redactor::default(), Clock::system());
+    (events, db, dir)
+}
+
+#[tokio::test]
+async fn a_listener_whose_credentials_ended_is_let_go_within_seconds() {
+    let (events, _db, _dir) = events().await;
+    let supervisor = Supervisor::new(Clock::system());
+    let revocations = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&revocations);
+    let count = move || counted.load(Ordering::Acquire);
+    events.start(&supervisor, Arc::new(Nobody), count);
+    let [revoked, kept] = [(); 2].map(|()| Arc::new(Revocable(AtomicBool::new(true))));
+    let listen = |proof: &Arc<Revocable>| {
+        events.listen(Audience::Everything, Arc::clone(proof) as Arc<dyn Proof>)
+    };
+    let mut leaving = listen(&revoked).await.expect("room");
+    let mut staying = listen(&kept).await.expect("room");
+    revoked.0.store(false, Ordering::Release);
+    revocations.fetch_add(1, Ordering::AcqRel);
+    let end = tokio::time::timeout(PROOF_EVERY * 4, leaving.next()).await;
+    let end = end.expect("within seconds").err();
+    assert_eq!(end, Some(Ended::Refused));
+    events.broadcast(EventType::TaskUpdated, Uuid::nil(), || json!({}));
+    assert!(staying.next().await.is_ok());
+    supervisor.shutdown(ROUND).await;
+}
+
+#[tokio::test]
+async fn what_is_published_has_its_row_and_what_is_broadcast_has_none() {
+    let (events, db, _dir) = events().await;
+    let mut heard = events.subscribe();
+    let workspace = Uuid::new_v4();
+    let mut tx = db.begin().await.unwrap();
+    let recorded = events.record(
+        &mut tx,
+        EventType::WorkspaceOnline,
+        workspace,
+        json!({ "a": 1 }),
+    );
+    let recorded = recorded.await.unwrap();
+    tx.commit().await.unwrap();
+    events.publish(recorded);
+    events.broadcast(EventType::TaskUpdated, workspace, || json!({}));
+    let event = heard.recv().await.unwrap();
+    let rows = store::latest(&db, None, Uuid::max(), 10).await.unwrap();
+    assert_eq!(event.id, Some(rows[0].id));
+    assert_eq!((rows.len(), &rows[0].payload.0), (1, &json!({ "a": 1 })));
+    assert_eq!(heard.recv().await.unwrap().id, None);
+    // A transaction that is rolled back leaves nothing.
+    let mut tx = db.begin().await.unwrap();
+    events
+        .record(&mut tx, EventType::WorkspaceOnline, workspace, json!({}))
+        .await
+        .unwrap();
+    drop(tx);
+    assert_eq!(
+        store::latest(&db, None, Uuid::max(), 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(heard.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn old_events_are_pruned_in_batches() {
+    let (events, db, _dir) = events().await;
+    let now = Utc::now();
+    let mut tx = db.begin().await.unwrap();
+    for number in 0..PRUNE_BATCH * 2 + 5 {
+        let event = Event {
+            event: EventType::WorkspaceOnline,
+            workspace_id: Uuid::nil(),
+            timestamp: now - TimeDelta::seconds(number),
+            payload: json!({}),
+            id: None,
+        };
+        store::insert(&mut tx, Uuid::now_v7(), &event)
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    let before = now - TimeDelta::seconds(3);
+    let pruned = events.prune(&db, before).await.unwrap();
+    assert_eq!(pruned, PRUNE_BATCH as u64 * 2 + 1);
+    let left = store::latest(&db, None, Uuid::max(), 10).await.unwrap();
+    assert_eq!(left.len(), 4);
+    assert!(left.iter().all(|row| row.created_at >= before));
+    assert_eq!(events.prune(&db, before).await.unwrap(), 0);
+}
