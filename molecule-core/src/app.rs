@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_hooks::Clock;
+use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -30,6 +31,10 @@ pub(crate) struct App(Arc<Parts>);
 pub(crate) struct Parts {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
+    /// Fires before requests are waited for at shutdown: what would end at no time
+    /// by itself has to end now. Streams of `text/event-stream` are ended by the
+    /// shell; sockets listen to this.
+    pub(crate) closing: CancellationToken,
     pub(crate) db: Db,
     pub(crate) auth: Auth,
     pub(crate) backend: SharedBackend,

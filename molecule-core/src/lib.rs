@@ -4,6 +4,7 @@ mod app;
 mod auth;
 pub mod backend;
 mod canvas;
+mod cidr;
 pub mod cli;
 pub mod config;
 mod error;

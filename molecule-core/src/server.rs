@@ -7,15 +7,20 @@ use std::time::{Duration, Instant};
 use molecule_hooks::{Clock, Registry, Secret};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Parts};
-use crate::auth::Auth;
+use crate::auth::{Auth, TokenHash};
 use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
 use crate::canvas::Canvas;
+use crate::cidr::Cidr;
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
 use crate::hooks::{Credentials, HookRunner, hook_secrets};
-use crate::http::{self, Limits, Serving, Shell};
+use crate::http::{
+    self, Cors, KnownCredential, Limits, Proxies, RateLimiter, Serving, Shell, ShellParts,
+    TenantGuard, TrustedCanvas,
+};
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, Secrets};
@@ -28,6 +33,8 @@ use crate::{identity, telemetry};
 const LONGEST_LAST_PHASE: Duration = Duration::from_secs(5);
 /// Agents are near or not there.
 const AGENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What `server.rate_limit` counts in.
+const RATE_WINDOW: Duration = Duration::from_secs(60);
 const SHORTEST_PHASE: Duration = Duration::from_millis(200);
 
 /// Why a server could not start, or did not end as it should. `Debug` prints the
@@ -146,6 +153,7 @@ impl Server {
         let left = || self.shutdown_timeout.saturating_sub(started.elapsed());
         tracing::info!("shutting down: no new connections");
         self.events.close();
+        self.app.closing.cancel();
         let cut = self.serving.shutdown(left() / 2).await;
         if cut > 0 {
             tracing::warn!(cut, "requests did not finish in time and were cut off");
@@ -319,9 +327,33 @@ impl Wiring {
         telemetry::keep_metrics_small(&supervisor);
         workspaces.start().await?;
         let canvas = Canvas::new(db.clone(), clock.clone());
+        let closing = CancellationToken::new();
+        let timeout = Duration::from_secs(config.server.request_timeout_secs);
+        let proxies = proxies(&config, timeout)?;
+        let shell = Shell::new(ShellParts {
+            redactor,
+            timeout,
+            templates: app::openapi()
+                .paths
+                .paths
+                .into_keys()
+                .chain(proxies.templates())
+                .collect(),
+            cors: Cors::new(&config.server.cors_origins),
+            limiter: (!config.is_fail_open())
+                .then(|| RateLimiter::new(config.server.rate_limit, RATE_WINDOW)),
+            known_credential: known_credential(&auth),
+            trusted_proxies: trusted_proxies(&config),
+            guard: TenantGuard::new(
+                config.control_plane.org_id.as_deref(),
+                trusted_canvas(&auth),
+            ),
+            closing: closing.clone(),
+        });
         let app = App::new(Parts {
             config: Arc::clone(&config),
             clock,
+            closing,
             db,
             auth,
             backend,
@@ -335,12 +367,7 @@ impl Wiring {
             supervisor,
             workspaces,
         });
-        let shell = Shell::new(
-            redactor,
-            Duration::from_secs(config.server.request_timeout_secs),
-            app::openapi().paths.paths.into_keys(),
-        );
-        let router = http::router(app::routes(), app.clone(), shell);
+        let router = http::router(app::routes(), app.clone(), shell, proxies);
         let serving = Serving::start(listener, router, Limits::default());
         tracing::info!(%address, "listening");
         let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_secs);
@@ -352,6 +379,31 @@ impl Wiring {
             shutdown_timeout,
         })
     }
+}
+
+fn proxies(config: &Config, timeout: Duration) -> Result<Proxies, StartError> {
+    let control_plane = config.control_plane.upstream_url.as_deref();
+    let canvas = config.server.canvas_proxy_url.as_deref();
+    Proxies::new(control_plane, canvas, timeout)
+        .map_err(|error| ConfigError::single(error.to_string()).into())
+}
+
+fn known_credential(auth: &Auth) -> KnownCredential {
+    let auth = auth.clone();
+    Box::new(move |headers| auth.known_credential(headers).map(TokenHash::to_bytes))
+}
+
+fn trusted_canvas(auth: &Auth) -> TrustedCanvas {
+    let auth = auth.clone();
+    Arc::new(move |headers| auth.is_trusted_canvas(headers))
+}
+
+/// Validation refused what is no network.
+fn trusted_proxies(config: &Config) -> Vec<Cidr> {
+    let networks = config.server.trusted_proxies.iter();
+    networks
+        .filter_map(|network| network.parse().ok())
+        .collect()
 }
 
 /// Every secret an operator configured, for the redactor.

@@ -1,5 +1,7 @@
 //! Logs and metrics of one process.
 
+mod process;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -85,9 +87,21 @@ pub(crate) fn metrics_handle() -> PrometheusHandle {
             let handle = recorder.handle();
             // An embedder's own recorder stays in charge; /metrics is then empty.
             let _ = metrics::set_global_recorder(recorder);
+            process::describe();
             handle
         })
         .clone()
+}
+
+/// Everything measured so far, as Prometheus reads it.
+pub(crate) async fn render_metrics() -> String {
+    process::measure().await;
+    let text = metrics_handle().render();
+    // A sum of seconds only grows, but our recorder counts in integers only.
+    text.replace(
+        "# TYPE molecule_http_request_duration_seconds_total gauge",
+        "# TYPE molecule_http_request_duration_seconds_total counter",
+    )
 }
 
 /// Makes room in the histograms now and then. Samples pile up in the recorder

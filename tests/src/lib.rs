@@ -74,6 +74,8 @@ impl TestApp {
         config.server.address = [127, 0, 0, 1].into();
         config.server.port = 0;
         config.server.shutdown_timeout_secs = 10;
+        // Tests are faster than people; those about the limit set their own.
+        config.server.rate_limit = 1_000_000_000;
         config.secrets.encryption_key = Some(KEY.into());
         TestAppBuilder {
             engine,

@@ -58,11 +58,14 @@ pub struct ServerConfig {
     pub request_timeout_secs: u64,
     /// Seconds that a shutdown may take in all.
     pub shutdown_timeout_secs: u64,
-    /// Origins of browsers that may call the API, lower case; `*` allows all.
+    /// Origins of web pages that may call the API, such as `https://canvas.example.org`.
+    /// `*` allows all of them, but without their visitors' cookies.
     pub cors_origins: Vec<String>,
-    /// Requests per minute and caller.
+    /// Requests per minute and caller: the holder of a valid credential, else an
+    /// address. Not counted in development without an administrator token.
     pub rate_limit: u64,
-    /// Networks (CIDR) of proxies whose `X-Forwarded-For` is believed.
+    /// Networks (CIDR) of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are
+    /// believed.
     pub trusted_proxies: Vec<String>,
     /// Where requests for unknown routes go: the web canvas.
     pub canvas_proxy_url: Option<String>,

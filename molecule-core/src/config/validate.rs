@@ -1,6 +1,7 @@
 //! Rules beyond types.
 
 use super::{BackendChoice, Config, Environment};
+use crate::cidr::Cidr;
 use crate::secrets::EncryptionKey;
 
 /// One sentence per problem.
@@ -89,6 +90,25 @@ fn server(config: &Config, found: &mut Vec<String>) {
             }
         }
     }
+    for origin in &server.cors_origins {
+        if !is_origin(origin.trim()) {
+            found.push(format!(
+                "server.cors_origins (CORS_ORIGINS): {origin:?} is no origin; write scheme, host and \
+                 port only, such as https://canvas.example.org, or * for all"
+            ));
+        }
+    }
+    for network in &server.trusted_proxies {
+        if network.parse::<Cidr>().is_err() {
+            found.push(format!(
+                "server.trusted_proxies (TRUSTED_PROXIES): {network:?} is no network; write one such \
+                 as 10.0.0.0/8, or an address"
+            ));
+        }
+    }
+    if server.rate_limit == 0 {
+        found.push("server.rate_limit (RATE_LIMIT): must be at least 1".to_owned());
+    }
     if !(4096..=64 * 1024 * 1024).contains(&server.max_body_bytes) {
         found.push("server.max_body_bytes: must be between 4096 and 67108864".to_owned());
     }
@@ -101,6 +121,19 @@ fn server(config: &Config, found: &mut Vec<String>) {
             found.push(format!("{field}: must be between 1 and 3600"));
         }
     }
+}
+
+/// What browsers send as `Origin`: never a path, not even a slash at the end.
+fn is_origin(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let host = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| lower.strip_prefix(scheme));
+    let is_bare = |host: &str| {
+        let foreign = |c: char| "/?#@\\*,".contains(c) || c.is_whitespace() || c.is_control();
+        !host.is_empty() && !host.contains(foreign)
+    };
+    text == "*" || host.is_some_and(is_bare) && url::Url::parse(&lower).is_ok()
 }
 
 fn database(config: &Config, found: &mut Vec<String>) {

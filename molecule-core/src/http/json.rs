@@ -1,5 +1,7 @@
 //! JSON in and out, with the wire's habits.
 
+mod fold;
+
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -13,6 +15,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserializer, Serialize};
 use serde_path_to_error::Track;
+
+use fold::Fold;
 
 use super::ApiError;
 use crate::error::{Error, Result};
@@ -81,7 +85,7 @@ impl JsonBody {
         self.0.iter().all(u8::is_ascii_whitespace)
     }
 
-    /// Decodes the body, a JSON object.
+    /// Decodes the body, a JSON object. Keys of structs match in any case.
     ///
     /// # Errors
     /// 400 with the route's documented text; `detail` says where and why, without
@@ -89,8 +93,13 @@ impl JsonBody {
     pub(crate) fn decode<T: DeserializeOwned>(&self, text: &str) -> Result<T> {
         let mut decoder = serde_json::Deserializer::from_slice(&self.0);
         let mut track = Track::new();
-        let tracking = serde_path_to_error::Deserializer::new(&mut decoder, &mut track);
-        let decoded = tracking.deserialize_map(Object(PhantomData));
+        let folding = Fold(&mut decoder);
+        let tracking = serde_path_to_error::Deserializer::new(folding, &mut track);
+        let decoded = match self.is_object() {
+            true => T::deserialize(tracking),
+            // Not even a type that reads itself from something else may.
+            false => tracking.deserialize_map(Object(PhantomData)),
+        };
         let invalid = |detail: String| Error::invalid(text).with("detail", detail);
         let value = decoded.map_err(|error| {
             let path = track.path().to_string();
@@ -104,9 +113,14 @@ impl JsonBody {
         decoder.end().map_err(|error| invalid(describe(&error)))?;
         Ok(value)
     }
+
+    fn is_object(&self) -> bool {
+        let first = self.0.iter().find(|byte| !byte.is_ascii_whitespace());
+        first == Some(&b'{')
+    }
 }
 
-/// serde also reads a struct from an array; the wire knows objects only.
+/// Refuses everything but objects.
 struct Object<T>(PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> Visitor<'de> for Object<T> {
@@ -128,5 +142,9 @@ fn describe(error: &serde_json::Error) -> String {
         serde_json::error::Category::Eof => "unexpected end of JSON",
         serde_json::error::Category::Syntax | serde_json::error::Category::Io => "not valid JSON",
     };
-    format!("{what} at line {} column {}", error.line(), error.column())
+    match error.line() {
+        // Under a key of another case, which was read ahead.
+        0 => what.to_owned(),
+        line => format!("{what} at line {line} column {}", error.column()),
+    }
 }

@@ -1,24 +1,34 @@
-//! What happens around every request: an id, a span, a deadline, a panic fence,
-//! metrics, one log line, security headers.
+//! What happens around every request. From the outside in: security headers,
+//! metrics and the log line, a fence against panics, CORS, the limit of requests,
+//! the tenant guard, a deadline.
 
 use std::collections::HashMap;
 use std::mem;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use metrics::{Counter, Gauge, Histogram};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use super::ApiError;
+use super::caller::{Caller, Client};
+use super::cors::{Cors, Granted, Verdict};
 use super::error::InternalContext;
+use super::guard::TenantGuard;
+use super::headers::{self, Headers};
+use super::limit::{Quota, RateLimiter};
+use super::measure::{Exchange, Measures, Streaming, method_label};
+use crate::cidr::Cidr;
 use crate::error::Error;
 use crate::redact::Redactor;
 
@@ -26,57 +36,39 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A caller's own id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
-const SECURITY_HEADERS: [(HeaderName, HeaderValue); 6] = [
-    (
-        http::header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    ),
-    (
-        http::header::X_FRAME_OPTIONS,
-        HeaderValue::from_static("DENY"),
-    ),
-    (
-        http::header::STRICT_TRANSPORT_SECURITY,
-        HeaderValue::from_static("max-age=31536000; includeSubDomains"),
-    ),
-    (
-        http::header::REFERRER_POLICY,
-        HeaderValue::from_static("strict-origin-when-cross-origin"),
-    ),
-    (
-        HeaderName::from_static("permissions-policy"),
-        HeaderValue::from_static("camera=(), microphone=(), geolocation=()"),
-    ),
-    (
-        http::header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'self'"),
-    ),
-];
+/// The SHA-256 of the credential of a request, if it is known in memory to be
+/// valid. Must not look further: it is asked before anybody was counted.
+pub(crate) type KnownCredential = Box<dyn Fn(&HeaderMap) -> Option<[u8; 32]> + Send + Sync>;
+
+/// What a [`Shell`] is made of.
+pub(crate) struct ShellParts {
+    pub(crate) redactor: Redactor,
+    /// For the head of a response; its body may take longer.
+    pub(crate) timeout: Duration,
+    /// Templates of the routes, for the metrics.
+    pub(crate) templates: Vec<String>,
+    pub(crate) cors: Cors,
+    /// None lets everybody ask as often as they like.
+    pub(crate) limiter: Option<RateLimiter>,
+    pub(crate) known_credential: KnownCredential,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Vec<Cidr>,
+    pub(crate) guard: Option<TenantGuard>,
+    /// Ends streams of events when the server shuts down.
+    pub(crate) closing: CancellationToken,
+}
 
 /// What the shell needs. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shell(Arc<Inner>);
 
 struct Inner {
-    redactor: Redactor,
-    timeout: Duration,
-    /// On every response, unless its handler knows better.
-    security_headers: HeaderMap,
+    parts: ShellParts,
+    headers: Headers,
     /// `/workspaces/{id}` as the metrics call it: `/workspaces/:id`.
     labels: HashMap<String, &'static str>,
-    series: RwLock<HashMap<Labels, Series>>,
+    measures: Measures,
     ids: RequestIds,
-}
-
-/// Method, route and status, as the metrics call them.
-type Labels = (&'static str, &'static str, &'static str);
-
-/// What is measured under one set of labels. Finding a series in the recorder
-/// allocates; using it does not.
-struct Series {
-    requests: Counter,
-    seconds: Gauge,
-    durations: Histogram,
 }
 
 /// Names for requests: a random start and a count. They are not secret, and asking
@@ -86,88 +78,161 @@ struct RequestIds {
     given: AtomicU64,
 }
 
+/// What the checks on the way in want to say on the answer, whatever it will be.
+#[derive(Default)]
+struct Said {
+    granted: Option<Granted>,
+    quota: Option<Quota>,
+    is_unlimited: bool,
+}
+
 impl Shell {
-    /// A shell for routes with these templates.
-    pub(crate) fn new(
-        redactor: Redactor,
-        timeout: Duration,
-        templates: impl IntoIterator<Item = String>,
-    ) -> Self {
-        let labels = templates
+    pub(crate) fn new(mut parts: ShellParts) -> Self {
+        let labels = mem::take(&mut parts.templates)
             .into_iter()
             .map(|template| {
-                let label = template.replace('{', ":").replace('}', "");
+                let label = template
+                    .replace("{*", "*")
+                    .replace('{', ":")
+                    .replace('}', "");
                 // One per route and process: labels must be static for the metrics
                 // to be cheap.
                 (template, &*String::leak(label))
             })
             .collect();
         Self(Arc::new(Inner {
-            redactor,
-            timeout,
-            security_headers: HeaderMap::from_iter(SECURITY_HEADERS),
+            parts,
+            headers: Headers::new(),
             labels,
-            series: RwLock::default(),
+            measures: Measures::default(),
             ids: RequestIds::new(),
         }))
     }
 
-    fn record(&self, labels: Labels, took: Duration) {
-        let series = self.0.series.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = series.get(&labels) {
-            return series.record(took);
+    pub(super) fn measures(&self) -> &Measures {
+        &self.0.measures
+    }
+
+    pub(super) fn redactor(&self) -> &Redactor {
+        &self.0.parts.redactor
+    }
+
+    /// Who asks, and whether they may go on.
+    fn admit(&self, request: &mut Request, now: Instant, said: &mut Said) -> Result<(), Response> {
+        let parts = &self.0.parts;
+        match (parts.cors).judge(request.method(), request.uri(), request.headers()) {
+            Verdict::Skip => {}
+            Verdict::Allow(granted) => said.granted = Some(granted),
+            Verdict::End(response) => return Err(response),
         }
-        drop(series);
-        let new = Series::new(labels);
-        new.record(took);
-        let mut series = (self.0.series.write()).unwrap_or_else(PoisonError::into_inner);
-        series.insert(labels, new);
+        let caller = self.identify(request);
+        let path = request.uri().path();
+        if !headers::is_unlimited(path) {
+            match &parts.limiter {
+                None => said.is_unlimited = true,
+                Some(limiter) => {
+                    let quota = limiter.take_at(&caller, now);
+                    if !quota.is_allowed() {
+                        return Err(quota.refusal("rate limit exceeded"));
+                    }
+                    said.quota = Some(quota);
+                }
+            }
+        }
+        match &parts.guard {
+            Some(guard) if !guard.lets_pass(path, request.headers()) => {
+                Err(StatusCode::NOT_FOUND.into_response())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Completes the [`Client`] in the extensions.
+    fn identify(&self, request: &mut Request) -> Caller {
+        let parts = &self.0.parts;
+        let known = (parts.known_credential)(request.headers()).map(Caller::Credential);
+        let headers = mem::take(request.headers_mut());
+        let mut caller = known.unwrap_or(Caller::Unknown);
+        if let Some(client) = request.extensions_mut().get_mut::<Client>() {
+            client.resolve(&headers, &parts.trusted_proxies);
+            client.caller = known.unwrap_or(client.caller);
+            caller = client.caller;
+        }
+        *request.headers_mut() = headers;
+        caller
     }
 }
 
-pub(super) async fn shell(State(shell): State<Shell>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let id = request_id(request.headers(), &shell.0.ids);
+pub(super) async fn shell(
+    State(shell): State<Shell>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (inner, started) = (&*shell.0, Instant::now());
+    let id = request_id(request.headers(), &inner.ids);
     let method = method_label(request.method());
     let path = request
         .extensions()
         .get::<MatchedPath>()
-        .and_then(|path| shell.0.labels.get(path.as_str()).copied())
+        .and_then(|path| inner.labels.get(path.as_str()).copied())
         .unwrap_or("unmatched");
+    let mut common = (inner.headers).copy_for(headers::is_api(request.uri().path()));
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
-    let mut response = run(&shell, request, next).instrument(span.clone()).await;
-    let took = started.elapsed();
-    let status = response.status();
-    shell.record((method, path, status_label(status.as_u16())), took);
-    span.in_scope(|| {
-        let duration_ms = took.as_secs_f64() * 1000.0;
-        let status = status.as_u16();
-        match response.extensions_mut().remove::<InternalContext>() {
-            Some(InternalContext(cause)) => {
-                let cause = shell.0.redactor.redact(&cause);
-                tracing::error!(method, path, status, duration_ms, cause, "request failed");
-            }
-            None => tracing::info!(method, path, status, duration_ms, "request"),
+    let mut said = Said::default();
+    let answering = async {
+        match shell.admit(&mut request, started, &mut said) {
+            Ok(()) => within(inner.parts.timeout, next.run(request)).await,
+            Err(refusal) => refusal,
         }
-    });
-    // A copy with the handler's headers in it is cheaper than looking for each.
-    let mut headers = shell.0.security_headers.clone();
-    headers.extend(mem::take(response.headers_mut()));
-    headers.insert(REQUEST_ID, id);
-    *response.headers_mut() = headers;
-    response
+    };
+    let answering = AssertUnwindSafe(answering).catch_unwind();
+    let answered = answering.instrument(span.clone()).await;
+    let mut response = answered.unwrap_or_else(|_| failed("the handler panicked"));
+
+    if let Some(quota) = said.quota {
+        quota.write_to(&mut common);
+    } else if said.is_unlimited {
+        headers::write_unlimited(&mut common);
+    }
+    common.extend(mem::take(response.headers_mut()));
+    if let Some(granted) = said.granted {
+        granted.write_to(&mut common);
+    }
+    common.insert(REQUEST_ID, id);
+    *response.headers_mut() = common;
+    let exchange = Exchange {
+        shell: shell.clone(),
+        span,
+        method,
+        path,
+        started,
+    };
+    finish(exchange, response)
 }
 
-async fn run(shell: &Shell, request: Request, next: Next) -> Response {
-    let fenced = AssertUnwindSafe(next.run(request)).catch_unwind();
-    let failed = |cause: &'static str| {
-        ApiError::from(Error::internal("internal error", anyhow::anyhow!(cause))).into_response()
-    };
-    match tokio::time::timeout(shell.0.timeout, fenced).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(_)) => failed("the handler panicked"),
+/// Ends the exchange, now or with the stream that is the body.
+fn finish(exchange: Exchange, mut response: Response) -> Response {
+    let status = response.status();
+    if response.body().size_hint().exact().is_some() {
+        let failure = response.extensions_mut().remove::<InternalContext>();
+        exchange.end(status, failure);
+        return response;
+    }
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_endless = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let closing = is_endless.then(|| exchange.shell.0.parts.closing.clone());
+    response.map(|body| Streaming::new(body, exchange, status, closing))
+}
+
+async fn within(timeout: Duration, answering: impl Future<Output = Response>) -> Response {
+    match tokio::time::timeout(timeout, answering).await {
+        Ok(response) => response,
         Err(_) => failed("the request took too long"),
     }
+}
+
+fn failed(cause: &'static str) -> Response {
+    ApiError::from(Error::internal("internal error", anyhow::anyhow!(cause))).into_response()
 }
 
 /// The caller's id if it is short and plain, else a new one.
@@ -201,56 +266,5 @@ impl RequestIds {
         let id = Uuid::from_u64_pair(self.start, count);
         let text = id.as_simple().encode_lower(&mut buffer);
         HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("none"))
-    }
-}
-
-/// Methods are chosen by strangers; metrics know a few.
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::PATCH => "PATCH",
-        Method::DELETE => "DELETE",
-        Method::HEAD => "HEAD",
-        Method::OPTIONS => "OPTIONS",
-        _ => "OTHER",
-    }
-}
-
-impl Series {
-    fn new((method, path, status): Labels) -> Self {
-        let labels = [("method", method), ("path", path), ("status", status)];
-        Self {
-            requests: metrics::counter!("molecule_http_requests_total", &labels),
-            // The documented series is a plain sum; this crate's counters are integers.
-            seconds: metrics::gauge!("molecule_http_request_duration_seconds_total", &labels),
-            durations: metrics::histogram!("molecule_http_request_duration_seconds", &labels),
-        }
-    }
-
-    fn record(&self, took: Duration) {
-        self.requests.increment(1);
-        self.seconds.increment(took.as_secs_f64());
-        self.durations.record(took.as_secs_f64());
-    }
-}
-
-fn status_label(status: u16) -> &'static str {
-    match status {
-        200 => "200",
-        201 => "201",
-        204 => "204",
-        400 => "400",
-        401 => "401",
-        403 => "403",
-        404 => "404",
-        409 => "409",
-        410 => "410",
-        413 => "413",
-        429 => "429",
-        500 => "500",
-        503 => "503",
-        _ => "other",
     }
 }

@@ -1,41 +1,50 @@
-//! The HTTP shell: decoding, encoding, errors, middleware. It knows no domain
-//! room; `server` puts the rooms' routers into it.
+//! The HTTP shell: decoding, encoding, errors, middleware, proxies. It knows no
+//! domain room; `server` puts the rooms' routers into it.
 
+mod caller;
+mod cors;
 mod error;
+mod fallback;
+mod guard;
+mod headers;
 mod json;
+mod limit;
+mod measure;
 mod middleware;
 mod openapi;
+mod proxy;
 mod serve;
 mod system;
+mod templates;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use caller::Caller;
+pub(crate) use cors::Cors;
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
+pub(crate) use guard::{TenantGuard, TrustedCanvas};
 pub(crate) use json::{HasBodyLimit, Json, JsonBody};
-pub(crate) use middleware::Shell;
+pub(crate) use limit::RateLimiter;
+pub(crate) use middleware::{KnownCredential, Shell, ShellParts};
 pub(crate) use openapi::document;
+pub(crate) use proxy::Proxies;
 pub(crate) use serve::{Limits, Serving};
 pub(crate) use system::router as system_router;
 
-use crate::error::Error;
+use fallback::Fallback;
+use templates::Templates;
 
 /// Puts the shell around the rooms' routes.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(
     routes: OpenApiRouter<S>,
     state: S,
     shell: Shell,
+    proxies: Proxies,
 ) -> Router {
-    let (routes, _) = routes.split_for_parts();
-    routes
-        .fallback(not_found)
-        // The wire has no 405: a wrong method is an unknown route.
-        .method_not_allowed_fallback(not_found)
-        .with_state(state)
+    let (routes, document) = routes.split_for_parts();
+    Fallback::new(Templates::of(&document), proxies)
+        .put_behind(routes.with_state(state))
         .layer(from_fn_with_state(shell, middleware::shell))
-}
-
-async fn not_found() -> ApiError {
-    Error::not_found("404 page not found").into()
 }

@@ -7,6 +7,7 @@ mod tasks;
 mod tests;
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ use tower::Service;
 
 use activity::{Activity, Stream, Verdict};
 use tasks::Tasks;
+
+use super::caller::Client;
 
 /// A dead peer of an HTTP/2 connection is noticed after twice this.
 const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -141,7 +144,7 @@ impl Acceptor {
                     return;
                 };
                 match listener.accept().await {
-                    Ok((stream, _)) => self.serve(stream, place),
+                    Ok((stream, peer)) => self.serve(stream, peer.ip(), place),
                     Err(error) if is_of_the_peer(&error) => {}
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept connections");
@@ -166,15 +169,22 @@ impl Acceptor {
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
-    fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, peer: IpAddr, place: OwnedSemaphorePermit) {
         // Answers are written whole; waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::default());
         let stream = Stream::new(stream, Arc::clone(&activity), place);
         let (protocol, router) = (Arc::clone(&self.protocol), self.router.clone());
         let (limits, stop) = (self.limits, self.stop.child_token());
+        let serving = Connection {
+            router,
+            client: Client::new(peer),
+            activity,
+            limits,
+            stop,
+        };
         self.tasks.spawn(async move {
-            connection(stream, &protocol, router, &activity, limits, stop).await;
+            serving.run(stream, &protocol).await;
         });
     }
 }
@@ -192,57 +202,70 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 /// One connection from its first byte to its last.
-async fn connection(
-    stream: Stream,
-    protocol: &Protocol,
+struct Connection {
     router: Router,
-    activity: &Arc<Activity>,
+    client: Client,
+    activity: Arc<Activity>,
     limits: Limits,
     stop: CancellationToken,
-) {
-    let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let under_way = activity.begin(request.version());
-        // A router is always ready.
-        let response = router.clone().call(request);
-        async move {
-            let response = response.await?;
-            Ok::<_, std::convert::Infallible>(response.map(|body: Body| under_way.until_sent(body)))
-        }
-    });
-    let io = TokioIo::new(stream);
-    let mut serving = pin!(protocol.serve_connection_with_upgrades(io, service));
+}
 
-    let tick = limits.head / 5;
-    let mut timer = interval_at(Instant::now() + tick, tick);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stalled = 0;
-    loop {
-        // The connection first: what arrived before the end is answered.
-        tokio::select! {
-            biased;
-            // An error here is the peer's: it went away or spoke something else.
-            _ = serving.as_mut() => return,
-            () = stop.cancelled() => break,
-            _ = timer.tick() => match activity.judge(limits, tick, &mut stalled) {
-                Verdict::Keep => {}
-                Verdict::Close => break,
-                Verdict::Cut => return,
-            },
-        }
-    }
+impl Connection {
+    async fn run(self, stream: Stream, protocol: &Protocol) {
+        let Self {
+            router,
+            client,
+            activity,
+            limits,
+            stop,
+        } = self;
+        let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            let under_way = activity.begin(request.version());
+            // A router is always ready.
+            let response = router.clone().call(request);
+            async move {
+                let response = response.await?;
+                Ok::<_, std::convert::Infallible>(
+                    response.map(|body: Body| under_way.until_sent(body)),
+                )
+            }
+        });
+        let io = TokioIo::new(stream);
+        let mut serving = pin!(protocol.serve_connection_with_upgrades(io, service));
 
-    serving.as_mut().graceful_shutdown();
-    let mut timer = interval_at(Instant::now() + FAREWELL, FAREWELL);
-    let mut quiet = false;
-    loop {
-        tokio::select! {
-            biased;
-            _ = serving.as_mut() => return,
-            // Half a request is none: nobody waits for the rest of it.
-            _ = timer.tick() => match (activity.is_quiet(), quiet) {
-                (true, true) => return,
-                (now, _) => quiet = now,
-            },
+        let tick = limits.head / 5;
+        let mut timer = interval_at(Instant::now() + tick, tick);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stalled = 0;
+        loop {
+            // The connection first: what arrived before the end is answered.
+            tokio::select! {
+                biased;
+                // An error here is the peer's: it went away or spoke something else.
+                _ = serving.as_mut() => return,
+                () = stop.cancelled() => break,
+                _ = timer.tick() => match activity.judge(limits, tick, &mut stalled) {
+                    Verdict::Keep => {}
+                    Verdict::Close => break,
+                    Verdict::Cut => return,
+                },
+            }
+        }
+
+        serving.as_mut().graceful_shutdown();
+        let mut timer = interval_at(Instant::now() + FAREWELL, FAREWELL);
+        let mut quiet = false;
+        loop {
+            tokio::select! {
+                biased;
+                _ = serving.as_mut() => return,
+                // Half a request is none: nobody waits for the rest of it.
+                _ = timer.tick() => match (activity.is_quiet(), quiet) {
+                    (true, true) => return,
+                    (now, _) => quiet = now,
+                },
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::{ApiResult, ErrorBody, Json};
 use crate::app::App;
 use crate::auth::AdminAuth;
-use crate::telemetry::metrics_handle;
+use crate::telemetry::render_metrics;
 
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -82,7 +82,7 @@ async fn get_readyz(State(app): State<App>) -> Response {
 )]
 async fn get_metrics() -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(CONTENT_TYPE, kind)], metrics_handle().render()).into_response()
+    ([(CONTENT_TYPE, kind)], render_metrics().await).into_response()
 }
 
 #[utoipa::path(

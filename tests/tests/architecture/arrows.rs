@@ -10,9 +10,10 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     // Plumbing: knows no room above it.
-    ("config", &["secrets::EncryptionKey"]),
+    ("cidr", &[]),
+    ("config", &["cidr", "secrets::EncryptionKey"]),
     ("error", &[]),
     ("identity", &["store"]),
     ("provlog", &[]),
@@ -23,7 +24,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     // The shell and what rooms are built on.
     ("backend", &["config"]),
     ("events", &["redact", "store", "supervisor"]),
-    ("http", &["error", "redact", "telemetry"]),
+    ("http", &["cidr", "error", "redact", "telemetry"]),
     // The domain.
     ("auth", &["config", "error", "redact", "store"]),
     ("canvas", &["error", "store"]),

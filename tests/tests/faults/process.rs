@@ -44,7 +44,9 @@ impl Deployment {
         let config = json!({
             "environment": "development",
             "data_dir": dir.path().join("data"),
-            "server": { "address": "127.0.0.1", "shutdown_timeout_secs": 20 },
+            "server": {
+                "address": "127.0.0.1", "shutdown_timeout_secs": 20, "rate_limit": 1_000_000_000,
+            },
             "auth": { "admin_token": ADMIN },
             "secrets": { "encryption_key": KEY },
             "backend": { "kind": "process", "process": { "command": [AGENT] } },
