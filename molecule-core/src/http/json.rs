@@ -76,6 +76,11 @@ impl JsonBody {
         }
     }
 
+    /// True when nothing was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Decodes the body, a JSON object.
     ///
     /// # Errors

@@ -25,7 +25,10 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("events", &["redact", "store"]),
     ("http", &["error", "redact", "telemetry"]),
     // The domain.
-    ("auth", &["config", "error", "redact", "store"]),
+    (
+        "auth",
+        &["config", "error", "redact", "store", "supervisor"],
+    ),
     ("canvas", &["error", "store"]),
     ("hooks", &["config", "error", "redact"]),
     (
