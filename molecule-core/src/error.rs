@@ -80,6 +80,11 @@ impl Error {
         Self::new(Kind::RateLimited, message).retry_after(retry_after_secs)
     }
 
+    /// There are as many as there may be; waiting does not help.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(Kind::RateLimited, message)
+    }
+
     /// Does not work now and will later, without anything being broken.
     pub(crate) fn not_now(message: impl Into<String>) -> Self {
         Self::new(Kind::Unavailable, message)

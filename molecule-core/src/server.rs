@@ -169,6 +169,7 @@ impl Server {
         {
             tracing::warn!("the last heartbeats were not written in time");
         }
+        let _ = tokio::time::timeout(last(), self.app.auth.write_uses()).await;
         let _ = tokio::time::timeout(last(), self.app.backend.shutdown()).await;
         let _ = tokio::time::timeout(last(), self.app.db.close()).await;
         tracing::info!(took_ms = started.elapsed().as_millis() as u64, "stopped");
@@ -287,7 +288,16 @@ impl Wiring {
         let leader = Leader::new(&db, &clock);
         leader.start(&supervisor);
         let events = Events::new(db.clone(), relay.clone(), redactor.clone(), clock.clone());
-        let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
+        let auth = Auth::new(
+            db.clone(),
+            clock.clone(),
+            redactor.clone(),
+            &config,
+            relay.clone(),
+            &supervisor,
+        )
+        .map_err(|error| ConfigError::single(format!("control_plane.upstream_url: {error:#}")))?;
+        auth.start(&supervisor);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
         secrets.teach_redactor().await?;
         let directory = Directory::new(db.clone());

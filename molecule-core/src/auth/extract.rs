@@ -1,11 +1,9 @@
 //! The extractors handlers name in their signature.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use super::Auth;
+use super::{Auth, Principal};
 use crate::error::Error;
 use crate::http::ApiError;
 
@@ -14,20 +12,22 @@ pub(crate) trait HasAuth: Send + Sync {
     fn auth(&self) -> &Auth;
 }
 
-/// The request comes from an administrator.
-pub(crate) struct AdminAuth;
+/// The request comes from an administrator: this one.
+pub(crate) struct AdminAuth(pub(crate) Principal);
 
-/// The request comes from the workspace in its path, whose id this is, or from an
-/// administrator.
+/// The request comes from the workspace in its path, whose id this is, or from
+/// someone who may act for it. Who exactly is a `Principal` in the request's
+/// extensions.
 pub(crate) struct WorkspaceAuth(pub(crate) String);
+
+/// The request comes from a canvas or from anyone with a live token.
+pub(crate) struct CanvasOrBearer;
 
 impl<S: HasAuth> FromRequestParts<S> for AdminAuth {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let auth: &Auth = state.auth();
-        auth.admin(bearer(&parts.headers)).await?;
-        Ok(Self)
+        Ok(Self(state.auth().admin(&parts.headers).await?))
     }
 }
 
@@ -42,16 +42,17 @@ impl<S: HasAuth> FromRequestParts<S> for WorkspaceAuth {
             .iter()
             .find(|(name, _)| *name == "id")
             .map_or("", |(_, id)| id);
-        state.auth().workspace(id, bearer(&parts.headers)).await?;
+        let who = state.auth().workspace(id, &parts.headers).await?;
+        parts.extensions.insert(who);
         Ok(Self(id.to_owned()))
     }
 }
 
-/// The bearer token of a request. The scheme's case does not matter; an empty
-/// token counts as none.
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+impl<S: HasAuth> FromRequestParts<S> for CanvasOrBearer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        state.auth().canvas_or_bearer(&parts.headers).await?;
+        Ok(Self)
+    }
 }

@@ -1,28 +1,41 @@
-//! SQL of tokens and bootstrap flags.
+//! SQL of live tokens and bootstrap flags; what is listed, minted and revoked by
+//! hand is in the files below.
+
+pub(super) mod org;
+pub(super) mod tickets;
+pub(super) mod workspace;
 
 use chrono::{DateTime, Utc};
-use molecule_hooks::Secret;
 use uuid::Uuid;
 
-use super::token::{PREFIX_CHARS, TokenHash};
+use super::token::TokenHash;
 use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
+/// A live token of either kind.
 pub(super) struct TokenRow {
     pub(super) token_id: Uuid,
-    pub(super) workspace_id: Uuid,
+    pub(super) of_workspace: bool,
+    /// The workspace, or the organisation of an org token.
+    pub(super) scope_id: Option<Uuid>,
+    pub(super) prefix: String,
     pub(super) last_used_at: Option<DateTime<Utc>>,
 }
 from_row!(TokenRow {
     token_id,
-    workspace_id,
+    of_workspace,
+    scope_id,
+    prefix,
     last_used_at
 });
 
 statement!(
     FIND_LIVE,
-    "SELECT t.id AS token_id, t.workspace_id, t.last_used_at
+    "SELECT t.id AS token_id, TRUE AS of_workspace, t.workspace_id AS scope_id, t.prefix, t.last_used_at
      FROM workspace_auth_tokens t JOIN workspaces w ON w.id = t.workspace_id
-     WHERE t.token_hash = $1 AND t.revoked_at IS NULL AND w.status <> 'removed'"
+     WHERE t.token_hash = $1 AND t.revoked_at IS NULL AND w.status <> 'removed'
+     UNION ALL
+     SELECT id, FALSE, org_id, prefix, last_used_at
+     FROM org_api_tokens WHERE token_hash = $1 AND revoked_at IS NULL"
 );
 
 pub(super) async fn find_live(db: &Db, hash: &TokenHash) -> sqlx::Result<Option<TokenRow>> {
@@ -33,59 +46,36 @@ pub(super) async fn find_live(db: &Db, hash: &TokenHash) -> sqlx::Result<Option<
 }
 
 statement!(
-    TOUCH,
-    "UPDATE workspace_auth_tokens SET last_used_at = $2 WHERE id = $1"
+    TOUCH_WORKSPACE,
+    "UPDATE workspace_auth_tokens SET last_used_at = $2
+     WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)"
 );
-
-pub(super) async fn touch(db: &Db, token: Uuid, now: DateTime<Utc>) -> sqlx::Result<()> {
-    with_db!(db, |pool| sqlx::query(TOUCH)
-        .bind(token)
-        .bind(now)
-        .execute(pool)
-        .await
-        .map(drop))
-}
-
 statement!(
-    INSERT,
-    "INSERT INTO workspace_auth_tokens (id, workspace_id, token_hash, prefix, created_at) VALUES ($1, $2, $3, $4, $5)"
+    TOUCH_ORG,
+    "UPDATE org_api_tokens SET last_used_at = $2
+     WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)"
 );
 
-pub(super) async fn insert(
-    tx: &mut Tx,
-    workspace: Uuid,
-    token: &Secret,
-    now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    let hash = TokenHash::of(token.expose());
-    let prefix: String = token.expose().chars().take(PREFIX_CHARS).collect();
-    with_tx!(tx, |conn| sqlx::query(INSERT)
-        .bind(Uuid::new_v4())
-        .bind(workspace)
-        .bind(hash.as_bytes())
-        .bind(&prefix)
-        .bind(now)
-        .execute(conn)
-        .await
-        .map(drop))
-}
+/// A token that was used: its id, whether it is a workspace's, and when.
+pub(super) type Use = (Uuid, bool, DateTime<Utc>);
 
-statement!(
-    REVOKE_ALL,
-    "UPDATE workspace_auth_tokens SET revoked_at = $2 WHERE workspace_id = $1 AND revoked_at IS NULL"
-);
-
-pub(super) async fn revoke_all(
-    tx: &mut Tx,
-    workspace: Uuid,
-    now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    with_tx!(tx, |conn| sqlx::query(REVOKE_ALL)
-        .bind(workspace)
-        .bind(now)
-        .execute(conn)
-        .await
-        .map(drop))
+/// Writes when tokens were used, in one transaction. Give them in order, so that
+/// two servers cannot lock each other out.
+pub(super) async fn touch(db: &Db, uses: &[Use]) -> sqlx::Result<()> {
+    let mut tx = db.begin().await?;
+    for (id, of_workspace, at) in uses {
+        let statement = match of_workspace {
+            true => TOUCH_WORKSPACE,
+            false => TOUCH_ORG,
+        };
+        with_tx!(&mut tx, |conn| sqlx::query(statement)
+            .bind(id)
+            .bind(at)
+            .execute(conn)
+            .await
+            .map(drop))?;
+    }
+    tx.commit().await
 }
 
 statement!(
@@ -97,19 +87,25 @@ statement!(
     "INSERT INTO platform_state (key, value) VALUES ('auth_bootstrapped', 'true') ON CONFLICT (key) DO NOTHING"
 );
 
-pub(super) async fn mark_bootstrapped(
+pub(super) async fn mark_workspace(
     tx: &mut Tx,
     workspace: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    with_tx!(tx, |conn| {
-        sqlx::query(MARK_WORKSPACE)
-            .bind(workspace)
-            .bind(now)
-            .execute(&mut *conn)
-            .await?;
-        sqlx::query(MARK_SERVER).execute(conn).await.map(drop)
-    })
+    with_tx!(tx, |conn| sqlx::query(MARK_WORKSPACE)
+        .bind(workspace)
+        .bind(now)
+        .execute(conn)
+        .await
+        .map(drop))
+}
+
+/// The server has had a token; for good.
+pub(super) async fn mark_server(tx: &mut Tx) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| sqlx::query(MARK_SERVER)
+        .execute(conn)
+        .await
+        .map(drop))
 }
 
 statement!(
@@ -140,6 +136,18 @@ pub(super) async fn is_bootstrapped(db: &Db) -> sqlx::Result<bool> {
         .fetch_one(pool)
         .await)?;
     Ok(count > 0)
+}
+
+statement!(
+    ANY_LIVE,
+    "SELECT EXISTS (SELECT 1 FROM workspace_auth_tokens WHERE revoked_at IS NULL)"
+);
+
+/// True when some workspace has a live token.
+pub(super) async fn any_live(db: &Db) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query_scalar(ANY_LIVE)
+        .fetch_one(pool)
+        .await)
 }
 
 /// What the gate needs to know of a workspace.
@@ -192,4 +200,34 @@ pub(super) async fn spend_enrolment(tx: &mut Tx, id: Uuid) -> sqlx::Result<()> {
         .execute(conn)
         .await
         .map(drop))
+}
+
+statement!(
+    /// Changes nothing: an UPDATE is the lock that both engines know.
+    LOCK,
+    "UPDATE workspaces SET tier = tier WHERE id = $1 AND status <> 'removed'"
+);
+
+/// Locks a workspace's row until the transaction ends. False when there is no
+/// such workspace or it was removed.
+pub(super) async fn lock(tx: &mut Tx, id: Uuid) -> sqlx::Result<bool> {
+    with_tx!(tx, |conn| sqlx::query(LOCK)
+        .bind(id)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    EXISTS,
+    "SELECT count(*) FROM workspaces WHERE id = $1 AND status <> 'removed'"
+);
+
+/// True for a workspace that was not removed.
+pub(super) async fn exists(db: &Db, id: Uuid) -> sqlx::Result<bool> {
+    let count: i64 = with_db!(db, |pool| sqlx::query_scalar(EXISTS)
+        .bind(id)
+        .fetch_one(pool)
+        .await)?;
+    Ok(count > 0)
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 /// Leading characters kept readable, to tell tokens apart.
-pub(crate) const PREFIX_CHARS: usize = 8;
+const PREFIX_CHARS: usize = 8;
 
 /// 32 random bytes as base64url without padding: 43 characters.
 ///
@@ -20,6 +20,11 @@ pub(crate) fn mint() -> Result<Secret> {
     aws_lc_rs::rand::fill(&mut bytes)
         .map_err(|_| Error::internal("failed to create token", anyhow::anyhow!("no randomness")))?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// The part of a token that lists show.
+pub(super) fn prefix(token: &Secret) -> String {
+    token.expose().chars().take(PREFIX_CHARS).collect()
 }
 
 /// What the database keeps of a token: its SHA-256. A 256-bit random token needs

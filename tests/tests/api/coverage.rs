@@ -9,6 +9,10 @@ use crate::support::{Agent, registration, strict};
 
 /// What anyone may ask for. A route joins this list on purpose or not at all.
 const PUBLIC: &[(&str, &str)] = &[
+    // Clears the caller's own cookie and nothing else.
+    ("delete", "/canvas/session"),
+    // Where people left the canvas; the wire has it open.
+    ("get", "/canvas/viewport"),
     ("get", "/health"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),

@@ -26,7 +26,10 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("events", &["redact", "store", "supervisor"]),
     ("http", &["cidr", "error", "redact", "telemetry"]),
     // The domain.
-    ("auth", &["config", "error", "redact", "store"]),
+    (
+        "auth",
+        &["config", "error", "redact", "store", "supervisor"],
+    ),
     ("canvas", &["error", "store"]),
     ("hooks", &["config", "error", "redact"]),
     (
