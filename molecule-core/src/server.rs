@@ -421,6 +421,7 @@ fn configured_secrets(config: &Config) -> Vec<Secret> {
     let mut secrets = hook_secrets(&config.hooks);
     secrets.extend(config.auth.admin_token.clone());
     secrets.extend(config.secrets.encryption_key.clone());
+    secrets.extend(config.secrets.previous_encryption_keys.clone());
     let url = config.database_url();
     if let Ok(url) = url::Url::parse(url.expose()) {
         if let Some(password) = url.password() {
@@ -446,17 +447,25 @@ fn agents() -> Result<reqwest::Client, StartError> {
         .map_err(|error| StartError::Backend(format!("calls to agents: {error}")))
 }
 
-fn cipher(config: &Config) -> Result<Cipher, StartError> {
-    let invalid =
-        |problem: String| ConfigError::single(format!("secrets.encryption_key: {problem}"));
-    let key = config
-        .secrets
-        .encryption_key
-        .as_ref()
-        .map(|text| EncryptionKey::parse(text.expose()))
+/// The cipher of the configured keys.
+pub(crate) fn cipher(config: &Config) -> Result<Cipher, StartError> {
+    let parse = |text: &Secret| EncryptionKey::parse(text.expose());
+    let invalid = |field: &str, problem: String| {
+        StartError::from(ConfigError::single(format!("secrets.{field}: {problem}")))
+    };
+    let current = (config.secrets.encryption_key.as_ref().map(parse))
         .transpose()
-        .map_err(|error| invalid(error.to_string()))?;
-    Ok(Cipher::new(key.as_ref()).map_err(|error| invalid(error.to_string()))?)
+        .map_err(|error| invalid("encryption_key", error.to_string()))?;
+    let previous: Result<Vec<_>, _> = config
+        .secrets
+        .previous_encryption_keys
+        .iter()
+        .map(parse)
+        .collect();
+    let previous =
+        previous.map_err(|error| invalid("previous_encryption_keys", error.to_string()))?;
+    Cipher::new(current.as_ref(), &previous)
+        .map_err(|error| invalid("encryption_key", error.to_string()))
 }
 
 /// `auto` takes Docker if a daemon answers; a backend named by the operator must

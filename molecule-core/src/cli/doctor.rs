@@ -5,12 +5,15 @@ use std::path::Path;
 use molecule_hooks::Registry;
 
 use super::Failure;
+use super::secrets::{self, Finding};
 use crate::config::Config;
 use crate::server::choose_backend;
 use crate::{identity, store};
 
 /// Free space below which the data directory is in danger.
 const LOW_DISK_BYTES: u64 = 1024 * 1024 * 1024;
+/// Any id will do for asking whether the backend answers.
+const ANY_INSTANCE: &str = "doctor";
 
 /// Prints one line per finding; true when nothing is wrong.
 pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool {
@@ -30,15 +33,23 @@ pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool
     };
     good("hooks", &format!("[{}]", registry.names().join(", ")));
     let database = database(&config).await;
-    // Any id will do for asking whether the backend answers.
-    let instance = database.as_deref().unwrap_or("doctor");
+    let instance = database
+        .as_ref()
+        .map_or(ANY_INSTANCE, |database| &database.instance);
     let backend = backend(&config, instance).await;
     let disk = disk(&config.data_dir.0);
-    database.is_some() && backend && disk
+    database.is_some_and(|database| database.is_readable) && backend && disk
 }
 
-/// The database's instance id when it works.
-async fn database(config: &Config) -> Option<String> {
+/// A database that works.
+struct Database {
+    instance: String,
+    /// Whether the configured keys fit what is stored.
+    is_readable: bool,
+}
+
+/// Nothing when it does not work.
+async fn database(config: &Config) -> Option<Database> {
     let db = match store::connect(config).await {
         Ok(db) => db,
         Err(error) => {
@@ -64,23 +75,31 @@ async fn database(config: &Config) -> Option<String> {
                 ),
             );
             db.close().await;
-            return Some("doctor".to_owned());
+            return Some(Database {
+                instance: ANY_INSTANCE.to_owned(),
+                is_readable: true,
+            });
         }
     };
-    db.close().await;
-    match instance {
-        Ok(instance) => {
-            good(
-                "database",
-                &format!("{}, up to date, instance {instance}", db.engine()),
-            );
-            Some(instance)
-        }
+    let engine = db.engine();
+    let instance = match instance {
+        Ok(instance) => instance,
         Err(error) => {
+            db.close().await;
             bad("database", &error, "is the database writable?");
-            None
+            return None;
         }
-    }
+    };
+    good(
+        "database",
+        &format!("{engine}, up to date, instance {instance}"),
+    );
+    let stored = secrets::examine(config, &db).await;
+    db.close().await;
+    Some(Database {
+        instance,
+        is_readable: tell("secrets", &stored),
+    })
 }
 
 async fn backend(config: &Config, instance: &str) -> bool {
@@ -132,6 +151,16 @@ fn disk(dir: &Path) -> bool {
         false => bad("disk", &text, "make room or move data_dir"),
     }
     free >= LOW_DISK_BYTES
+}
+
+/// Prints a finding; true when nothing is wrong.
+fn tell(what: &str, finding: &Finding) -> bool {
+    match finding {
+        Finding::Good(text) => good(what, text),
+        Finding::Warning(text, advice) => println!("warn  {what}: {text}\n      hint: {advice}"),
+        Finding::Bad(text, advice) => bad(what, text, advice),
+    }
+    !matches!(finding, Finding::Bad(..))
 }
 
 fn good(what: &str, text: &str) {

@@ -9,6 +9,7 @@
 
 mod doctor;
 mod hooks;
+mod secrets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +62,24 @@ enum Command {
     Doctor,
     /// Print the OpenAPI document.
     Openapi,
+    /// Look at stored secrets, or encrypt them again with the current key.
+    Secrets {
+        #[command(subcommand)]
+        command: SecretsCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum SecretsCommand {
+    /// Encrypt every stored value that is not under the current key again. Servers
+    /// may run meanwhile; a rotation that was stopped is simply started again.
+    Rotate {
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Count the stored values by the key they are under.
+    Status,
 }
 
 #[derive(Subcommand)]
@@ -141,6 +160,7 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             println!("{document}");
             Ok(ExitCode::SUCCESS)
         }
+        Command::Secrets { command } => secrets::run(file, command),
     }
 }
 

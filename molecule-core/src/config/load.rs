@@ -143,6 +143,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     let mut config = decode(root, &mut problems);
     tier_limits(&mut config, &sources.env, &mut problems);
     secret_files(&mut config, &mut problems);
+    previous_keys_file(&mut config, &mut problems);
     config.hooks.env = sources.env;
     // What could not be read may well hold what is missed here.
     let unread = problems.clone();
@@ -334,5 +335,29 @@ fn secret_files(config: &mut Config, problems: &mut Vec<String>) {
             Ok(text) => *value = Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
             Err(problem) => problems.push(format!("{field}_file: {problem}")),
         }
+    }
+}
+
+/// Earlier encryption keys come from a file with one a line; empty lines do not
+/// count.
+fn previous_keys_file(config: &mut Config, problems: &mut Vec<String>) {
+    const FIELD: &str = "secrets.previous_encryption_keys";
+    let secrets = &mut config.secrets;
+    let Some(path) = &secrets.previous_encryption_keys_file else {
+        return;
+    };
+    if !secrets.previous_encryption_keys.is_empty() {
+        problems.push(format!(
+            "{FIELD}: set either {FIELD} or {FIELD}_file, not both"
+        ));
+        return;
+    }
+    match read_text(path, MAX_SECRET_BYTES) {
+        Ok(text) => {
+            let lines = text.lines().map(str::trim);
+            let keys = lines.filter(|line| !line.is_empty());
+            secrets.previous_encryption_keys = keys.map(Secret::new).collect();
+        }
+        Err(problem) => problems.push(format!("{FIELD}_file: {problem}")),
     }
 }

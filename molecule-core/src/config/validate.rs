@@ -4,6 +4,9 @@ use super::{BackendChoice, Config, Environment};
 use crate::cidr::Cidr;
 use crate::secrets::EncryptionKey;
 
+/// Each of them may be tried on a value of the reference.
+const MAX_PREVIOUS_KEYS: usize = 32;
+
 /// One sentence per problem.
 pub(super) fn problems(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
@@ -55,6 +58,7 @@ fn auth(config: &Config, found: &mut Vec<String>) {
 }
 
 fn secrets(config: &Config, found: &mut Vec<String>) {
+    let previous = &config.secrets.previous_encryption_keys;
     match &config.secrets.encryption_key {
         Some(key) => {
             if let Err(error) = EncryptionKey::parse(key.expose()) {
@@ -66,7 +70,25 @@ fn secrets(config: &Config, found: &mut Vec<String>) {
              to the output of `openssl rand -base64 32`"
                 .to_owned(),
         ),
+        None if !previous.is_empty() => found.push(
+            "secrets.encryption_key: is required with secrets.previous_encryption_keys, which only \
+             decrypt: new values would be stored in plain text"
+                .to_owned(),
+        ),
         None => {}
+    }
+    for (index, key) in previous.iter().enumerate() {
+        if let Err(error) = EncryptionKey::parse(key.expose()) {
+            found.push(format!(
+                "secrets.previous_encryption_keys[{index}]: {error}"
+            ));
+        }
+    }
+    if previous.len() > MAX_PREVIOUS_KEYS {
+        found.push(format!(
+            "secrets.previous_encryption_keys: must be at most {MAX_PREVIOUS_KEYS}; `secrets rotate` \
+             makes them unnecessary"
+        ));
     }
 }
 

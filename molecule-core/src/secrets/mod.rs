@@ -1,29 +1,47 @@
-//! Secrets of workspaces: encrypted at rest, decrypted only for a boot.
+//! Secrets of workspaces and of all of them: encrypted at rest, decrypted for a
+//! boot and for the agent itself.
 
+mod change;
+mod check;
 mod cipher;
+mod key;
+mod language_model;
+mod model;
+mod rotation;
 pub(crate) mod routes;
 mod store;
 
 use std::collections::BTreeMap;
 
-use molecule_hooks::{EnvError, Secret, check_env_name};
+use molecule_hooks::Secret;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub(crate) use cipher::{Cipher, CipherError, Sealed, aad};
-pub use cipher::{EncryptionKey, KeyError};
+pub(crate) use check::{check_model, check_secret};
+pub(crate) use cipher::{Cipher, CipherError, Protection, Sealed, aad};
+pub use key::{EncryptionKey, KeyError};
+pub(crate) use language_model::model_secrets;
+pub(crate) use model::{Scope, SecretItem};
+pub(crate) use rotation::{Rotated, Rotation};
 
 use crate::error::{Error, Result};
 use crate::redact::Redactor;
 use crate::store::{Db, Tx, timestamp};
+use model::SecretRow;
 
 /// Longest value of a secret, in bytes.
 pub(crate) const MAX_SECRET_BYTES: usize = molecule_hooks::MAX_ENV_VALUE_BYTES;
-/// Most secrets a create payload may carry.
+/// Most secrets a workspace may have, and most global ones.
 pub(crate) const MAX_SECRETS: usize = 256;
+
+/// The model an agent works with.
+const MODEL_KEY: &str = "MODEL_PROVIDER";
+/// Who serves that model, where its name says so.
+const PROVIDER_KEY: &str = "LLM_PROVIDER";
 
 /// Written by the server itself from the model's name. Masking "anthropic" or
 /// "openrouter" everywhere would hide no secret and garble the log.
-const NO_SECRETS: [&str; 2] = ["MODEL_PROVIDER", "LLM_PROVIDER"];
+const NO_SECRETS: [&str; 2] = [MODEL_KEY, PROVIDER_KEY];
 
 /// The room's service.
 #[derive(Clone)]
@@ -84,12 +102,12 @@ impl Secrets {
         value: &Secret,
     ) -> Result<()> {
         self.teach(key, value.expose());
-        let place = aad("workspace_secrets", &workspace.to_string(), key);
+        let scope = Scope::Workspace(workspace);
         let sealed = self
             .cipher
-            .seal(value.expose().as_bytes(), &place)
+            .seal(value.expose().as_bytes(), &scope.place(key))
             .map_err(|error| Error::internal(format!("failed to encrypt secret: {key}"), error))?;
-        store::upsert(tx, workspace, key, &sealed, timestamp(&self.clock))
+        store::upsert(tx, scope, key, &sealed, timestamp(&self.clock))
             .await
             .map_err(|error| Error::from(error).says(&format!("failed to save secret: {key}")))
     }
@@ -98,25 +116,83 @@ impl Secrets {
     pub(crate) async fn bundle(&self, workspace: Uuid) -> Result<Bundle, BundleError> {
         let mut bundle = Bundle::default();
         for row in store::global(&self.db).await? {
-            let place = aad("global_secrets", "", &row.key);
-            let value = self.open(&row, &place).map_err(BundleError::Global)?;
+            let value = self.open(Scope::Global, &row);
+            let value = value.map_err(BundleError::Global)?;
             bundle.global.insert(row.key, value);
         }
         for row in store::of_workspace(&self.db, workspace).await? {
-            let place = aad("workspace_secrets", &workspace.to_string(), &row.key);
-            let value = self.open(&row, &place).map_err(BundleError::Workspace)?;
+            let value = self.open(Scope::Workspace(workspace), &row);
+            let value = value.map_err(BundleError::Workspace)?;
             bundle.workspace.insert(row.key, value);
         }
         Ok(bundle)
     }
 
-    fn open(&self, row: &store::SecretRow, place: &[u8]) -> Result<Secret, CipherError> {
-        let sealed = Sealed {
-            bytes: row.encrypted_value.clone(),
-            version: row.encryption_version,
-        };
-        let text = String::from_utf8(self.cipher.open(&sealed, place)?)
-            .map_err(|_| CipherError::Corrupt)?;
+    /// What the agent of a workspace gets when it asks: global secrets, and its
+    /// own over them.
+    ///
+    /// # Errors
+    /// The documented 500 with `failed_keys` when one does not decrypt.
+    pub(crate) async fn values(&self, workspace: Uuid) -> Result<BTreeMap<String, Secret>> {
+        let scope = Scope::Workspace(workspace);
+        let global = store::global(&self.db).await?;
+        let own = store::of_workspace(&self.db, workspace).await?;
+        let rows = (global.iter().map(|row| (Scope::Global, row)))
+            .chain(own.iter().map(|row| (scope, row)));
+        let (mut values, mut failed, mut cause) = (BTreeMap::new(), Vec::<Value>::new(), None);
+        for (scope, row) in rows {
+            match self.open(scope, row) {
+                Ok(value) => drop(values.insert(row.key.clone(), value)),
+                Err(error) => {
+                    let prefix = match scope {
+                        Scope::Global => "global",
+                        Scope::Workspace(_) => "workspace",
+                    };
+                    failed.push(json!(format!("{prefix}:{}", row.key)));
+                    cause = cause.or(Some(error));
+                }
+            }
+        }
+        match cause {
+            None => Ok(values),
+            Some(cause) => Err(Error::internal(
+                "one or more secrets failed to decrypt; refusing to return partial bundle",
+                cause,
+            )
+            .with("failed_keys", failed)),
+        }
+    }
+
+    /// The global secrets, without values.
+    pub(crate) async fn list_global(&self) -> Result<Vec<SecretItem>> {
+        let rows = store::list(&self.db, Scope::Global).await?;
+        Ok(rows.into_iter().map(|row| row.shown("global")).collect())
+    }
+
+    /// A workspace's own secrets, then the global ones that it does not override;
+    /// all without values.
+    pub(crate) async fn list(&self, workspace: Uuid) -> Result<Vec<SecretItem>> {
+        let own = store::list(&self.db, Scope::Workspace(workspace)).await?;
+        let mut global = store::list(&self.db, Scope::Global).await?;
+        global.retain(|row| own.binary_search_by(|mine| mine.key.cmp(&row.key)).is_err());
+        let own = own.into_iter().map(|row| row.shown("workspace"));
+        Ok(own
+            .chain(global.into_iter().map(|row| row.shown("global")))
+            .collect())
+    }
+
+    /// The workspaces that a change of this key would restart.
+    pub(crate) async fn dependents(&self, scope: Scope, key: &str) -> Result<Vec<Uuid>> {
+        match key.contains('\0') {
+            // No database can hold such a key, and PostgreSQL will not look for it.
+            true => Ok(Vec::new()),
+            false => Ok(store::restart::dependents(&self.db, scope, key).await?),
+        }
+    }
+
+    fn open(&self, scope: Scope, row: &SecretRow) -> Result<Secret, CipherError> {
+        let plain = self.cipher.open(&row.sealed(), &scope.place(&row.key))?;
+        let text = String::from_utf8(plain).map_err(|_| CipherError::Corrupt)?;
         self.teach(&row.key, &text);
         Ok(Secret::new(text))
     }
@@ -129,42 +205,22 @@ impl Secrets {
 
     /// Teaches the redactor every stored secret; called once at start-up.
     pub(crate) async fn teach_redactor(&self) -> Result<(), sqlx::Error> {
+        let mut unreadable = 0_usize;
         for row in store::all_of_workspaces(&self.db).await? {
-            let place = aad("workspace_secrets", &row.workspace_id.to_string(), &row.key);
+            let scope = Scope::Workspace(row.workspace_id);
             // A value that does not decrypt cannot leak either.
-            let _ = self.open(&row.secret(), &place);
+            unreadable += usize::from(self.open(scope, &row.into_secret()).is_err());
         }
         for row in store::global(&self.db).await? {
-            let _ = self.open(&row, &aad("global_secrets", "", &row.key));
+            unreadable += usize::from(self.open(Scope::Global, &row).is_err());
+        }
+        if unreadable > 0 {
+            tracing::error!(
+                unreadable,
+                "stored secrets do not decrypt with the configured keys; `secrets rotate --dry-run` \
+                 lists them, and secrets.previous_encryption_keys takes the keys that are missing"
+            );
         }
         Ok(())
     }
-}
-
-/// What a key and a value must look like to become an environment variable.
-///
-/// # Errors
-/// One sentence, naming the key and never the value.
-pub(crate) fn check_secret(key: &str, value: &str) -> Result<(), String> {
-    match check_env_name(key) {
-        Err(EnvError::InvalidName(shown)) => {
-            return Err(format!(
-                "secrets: {shown:?} is not a valid environment variable name"
-            ));
-        }
-        Err(error) => return Err(format!("secrets: {error}")),
-        Ok(()) if key == "PATH" || key.starts_with("LD_") => {
-            return Err(format!("secrets: {key} may not be set"));
-        }
-        Ok(()) => {}
-    }
-    if value.contains('\0') {
-        return Err(format!("secrets: the value of {key} contains a NUL byte"));
-    }
-    if value.len() > MAX_SECRET_BYTES {
-        return Err(format!(
-            "secrets: the value of {key} is longer than {MAX_SECRET_BYTES} bytes"
-        ));
-    }
-    Ok(())
 }

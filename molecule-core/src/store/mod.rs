@@ -10,7 +10,7 @@ pub(crate) mod leader;
 mod migrate;
 pub(crate) mod relay;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
@@ -167,6 +167,17 @@ impl From<sqlx::Error> for Error {
             }
             error => Error::internal("query failed", error),
         }
+    }
+}
+
+/// True when the database gave this transaction up for another one; begun again,
+/// it may well work. SQLite lets writers wait for each other instead.
+pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(refused) => {
+            matches!(refused.code().as_deref(), Some("40001" | "40P01"))
+        }
+        _ => false,
     }
 }
 

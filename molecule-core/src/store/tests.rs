@@ -15,13 +15,13 @@ use crate::config::Config;
 use crate::error::{Error, Kind};
 
 /// A migrated database, deleted with the guard.
-struct Scratch {
-    db: Db,
+pub(crate) struct Scratch {
+    pub(crate) db: Db,
     _dir: tempfile::TempDir,
     dropping: Option<(String, String)>,
 }
 
-async fn sqlite() -> Scratch {
+pub(crate) async fn sqlite() -> Scratch {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.database.url = Some(format!("sqlite://{}", dir.path().join("t.db").display()).into());
@@ -32,7 +32,8 @@ async fn sqlite() -> Scratch {
     }
 }
 
-async fn postgres() -> Option<Scratch> {
+/// None when PostgreSQL is left out, knowingly.
+pub(crate) async fn postgres() -> Option<Scratch> {
     if std::env::var("MOLECULE_TEST_SKIP_POSTGRES").is_ok_and(|value| value == "1") {
         eprintln!("skipped: MOLECULE_TEST_SKIP_POSTGRES=1");
         return None;
@@ -58,7 +59,7 @@ async fn postgres() -> Option<Scratch> {
 }
 
 impl Scratch {
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         self.db.close().await;
         if let Some((server, name)) = &self.dropping {
             let admin = sqlx::PgPool::connect(server).await.unwrap();

@@ -1,6 +1,5 @@
 //! `POST /workspaces`: from a payload to a row and a provision.
 
-use molecule_hooks::Secret;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,19 +12,11 @@ use super::template::{self, ConfigFacts};
 use super::{Workspaces, store};
 use crate::error::{Error, Result};
 use crate::events::{Event, EventType};
+use crate::secrets::model_secrets;
 use crate::store::{Tx, timestamp};
 
 /// The documented reply, 201 in every case.
 pub(crate) struct Created(pub(crate) Value);
-
-/// Providers a `prefix/model` name may select, and what they are called in
-/// `LLM_PROVIDER`.
-const LLM_PROVIDERS: &[(&str, &str)] = &[
-    ("nousresearch", "openrouter"),
-    ("openai", "openrouter"),
-    ("openrouter", "openrouter"),
-    ("anthropic", "anthropic"),
-];
 
 impl Workspaces {
     /// Creates a workspace and, unless it is external, starts booting its agent.
@@ -188,7 +179,7 @@ impl Workspaces {
         for (key, value) in &new.secrets {
             self.services.secrets.put(tx, id, key, value).await?;
         }
-        for (key, value) in model_secrets(new) {
+        for (key, value) in new.model.as_deref().map(model_secrets).unwrap_or_default() {
             if !new.secrets.contains_key(key) {
                 self.services.secrets.put(tx, id, key, &value).await?;
             }
@@ -209,22 +200,6 @@ impl Workspaces {
             .await
             .map_err(failed)
     }
-}
-
-/// `MODEL_PROVIDER`, and `LLM_PROVIDER` for a model with a known prefix.
-fn model_secrets(new: &NewWorkspace) -> Vec<(&'static str, Secret)> {
-    let Some(model) = &new.model else {
-        return Vec::new();
-    };
-    let mut secrets = vec![("MODEL_PROVIDER", Secret::new(model.as_str()))];
-    let prefix = model
-        .split_once('/')
-        .map(|(prefix, _)| prefix.to_ascii_lowercase());
-    let known = prefix.and_then(|prefix| LLM_PROVIDERS.iter().find(|(name, _)| *name == prefix));
-    if let Some((_, provider)) = known {
-        secrets.push(("LLM_PROVIDER", Secret::new(*provider)));
-    }
-    secrets
 }
 
 fn namespace(id: Uuid) -> String {

@@ -1,9 +1,0 @@
-//! Routes of this room.
-
-use utoipa_axum::router::OpenApiRouter;
-
-use crate::app::App;
-
-pub(crate) fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-}
