@@ -1,22 +1,30 @@
 //! Workspaces: creating, reading and deleting them, and booting their agents.
 
 mod agent_config;
+mod budget;
 mod connection;
 mod create;
 mod delete;
 mod directory;
 mod environment;
+mod external;
 mod hierarchy;
+mod memories;
 mod model;
+mod operator;
 mod payload;
 mod provision;
 mod recovery;
 mod restart;
 pub(crate) mod routes;
+mod rules;
 mod store;
 mod template;
+mod timeouts;
+mod update;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +79,7 @@ pub(crate) struct Services {
 pub(crate) struct Workspaces {
     services: Arc<Services>,
     provisioner: Provisioner,
+    declared: Arc<timeouts::Declared>,
 }
 
 impl Workspaces {
@@ -80,6 +89,7 @@ impl Workspaces {
         Self {
             services,
             provisioner,
+            declared: Arc::default(),
         }
     }
 
@@ -126,6 +136,13 @@ impl Workspaces {
     /// All workspaces that were not removed, oldest first.
     pub(crate) async fn list(&self) -> Result<Vec<Workspace>> {
         Ok(store::list(&self.services.db).await?)
+    }
+
+    /// The longest time that a template of each runtime gives an agent to register, in
+    /// seconds; nothing for runtimes whose templates do not say.
+    pub(crate) async fn declared_timeouts(&self) -> Arc<HashMap<String, i64>> {
+        let root = self.services.config.workspaces.templates_dir.as_deref();
+        self.declared.by_runtime(root).await
     }
 
     /// One workspace, removed or not.

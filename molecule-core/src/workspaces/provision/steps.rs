@@ -50,6 +50,7 @@ impl Provisioner {
         .await??;
         let (config, facts) = self.config_of(workspace, template.as_deref()).await;
         check_required(&facts, &env)?;
+        services.note_timeout(lease, &facts).await;
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let spec = self.spec(workspace, &env, template, files);
         let instance = services.backend.start(&spec, cancel).await?;
