@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_core::backend::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend,
+    BackendError, BackendKind, Console, Instance, InstanceRef, Liveness, ManagedInstance,
+    StartSpec, WorkspaceBackend,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -34,6 +34,15 @@ pub enum Fault {
     ConfigLost,
 }
 
+/// What a console does when it is read.
+#[derive(Debug, Clone)]
+pub enum ConsoleScript {
+    /// Shows this.
+    Shows(String),
+    /// Fails with this reason.
+    Fails(String),
+}
+
 /// The backend. It runs nothing.
 #[derive(Default)]
 pub struct FakeBackend {
@@ -50,12 +59,18 @@ struct State {
     url: Option<String>,
     configs: BTreeMap<(Uuid, String), Vec<u8>>,
     cancelled: usize,
+    console: Option<ConsoleScript>,
 }
 
 impl FakeBackend {
     /// Sets the behaviour of the calls that follow.
     pub fn set_fault(&self, fault: Fault) {
         self.state(|state| state.fault = fault);
+    }
+
+    /// Gives workspaces a console, which they do not have otherwise.
+    pub fn set_console(&self, script: ConsoleScript) {
+        self.state(|state| state.console = Some(script));
     }
 
     /// Every `start` so far, successful or not.
@@ -274,5 +289,24 @@ impl WorkspaceBackend for FakeBackend {
 
     async fn check(&self) -> Result<String, BackendError> {
         Ok("fake".to_owned())
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        let has_one = self.state(|state| state.console.is_some());
+        has_one.then_some(self as &dyn Console)
+    }
+}
+
+#[async_trait]
+impl Console for FakeBackend {
+    async fn read(&self, _: &InstanceRef) -> Result<String, BackendError> {
+        match self.state(|state| state.console.clone()) {
+            Some(ConsoleScript::Shows(output)) => Ok(output),
+            Some(ConsoleScript::Fails(reason)) => Err(BackendError::Failed {
+                operation: "console",
+                reason,
+            }),
+            None => Err(BackendError::NotConfigured),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! domain room. Whoever calls it decides what to store and what to tell clients:
 //! a [`BackendError`] is for the log only.
 
+mod console;
 pub mod docker;
 mod environment;
 pub mod process;
@@ -20,6 +21,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use console::{Console, MAX_CONSOLE_BYTES};
 pub use docker::DockerBackend;
 pub use process::ProcessBackend;
 pub(crate) use undo::UndoStack;
@@ -106,6 +108,11 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
     /// # Errors
     /// [`BackendError`] saying what is missing.
     async fn check(&self) -> Result<String, BackendError>;
+
+    /// What workspaces print, if this backend can tell.
+    fn console(&self) -> Option<&dyn Console> {
+        None
+    }
 
     /// Ends what the backend itself runs (watchers, for instance). Workspaces
     /// keep running across a restart of the server.

@@ -209,7 +209,7 @@ pub const ENV_VARS: &[EnvVar] = &[
         "PROVISION_TIMEOUT_SECONDS",
         "workspaces.provision_timeout_secs",
         Kind::Number,
-        "seconds an agent has to register",
+        "seconds an agent has to register, whatever its template says",
     ),
     var(
         "MOLECULE_PROVISION_CONCURRENCY",

@@ -170,8 +170,8 @@ pub struct WorkspacesConfig {
     pub awareness_url: Option<String>,
     /// Seconds the server may take to start the compute of one workspace.
     pub provision_deadline_secs: u64,
-    /// Seconds a started agent has to register.
-    pub provision_timeout_secs: u64,
+    /// Seconds a started agent has to register. Unset, its template and runtime say.
+    pub provision_timeout_secs: Option<u64>,
     /// Provisions that may run at once.
     pub provision_concurrency: usize,
     /// Seconds without a heartbeat after which a workspace is offline.
@@ -190,7 +190,7 @@ impl Default for WorkspacesConfig {
             workspace_dir: None,
             awareness_url: None,
             provision_deadline_secs: 720,
-            provision_timeout_secs: 600,
+            provision_timeout_secs: None,
             provision_concurrency: 8,
             liveness_timeout_secs: 180,
             remote_stale_after_secs: 90,

@@ -231,7 +231,7 @@ fn workspaces(config: &Config, found: &mut Vec<String>) {
     if workspaces.default_runtime.is_empty() {
         found.push("workspaces.default_runtime: must not be empty".to_owned());
     }
-    if workspaces.provision_deadline_secs == 0 || workspaces.provision_timeout_secs == 0 {
+    if workspaces.provision_deadline_secs == 0 || workspaces.provision_timeout_secs == Some(0) {
         found.push(
             "workspaces: provision_deadline_secs and provision_timeout_secs must be at least 1"
                 .to_owned(),

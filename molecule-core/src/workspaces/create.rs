@@ -133,7 +133,7 @@ impl Workspaces {
             reply["enrolment_secret"] = json!(secret.expose());
         } else {
             let token = services.auth.issue(&mut tx, id).await?;
-            reply["connection"] = connection(id, external_url, token.expose());
+            reply["connection"] = connection(id, external_url, Some(token.expose()));
         }
         tx.commit().await.map_err(failed)?;
         services.hierarchy.forget();
@@ -184,7 +184,8 @@ impl Workspaces {
                 self.services.secrets.put(tx, id, key, &value).await?;
             }
         }
-        Ok(())
+        // After the secrets: by now the redactor knows them.
+        self.services.store_memories(tx, id, &new.memories).await
     }
 
     async fn record(

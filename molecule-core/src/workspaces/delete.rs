@@ -139,6 +139,8 @@ impl Workspaces {
         let services = &self.services;
         let now = timestamp(&services.clock);
         let mut tx = services.db.begin().await?;
+        // Nobody moves a workspace while its relatives are locked one by one.
+        store::update::lock_hierarchy(&mut tx).await?;
         let was_live = store::lock_live(&mut tx, id).await?;
         let mut all = vec![id];
         let mut live = Vec::new();

@@ -2,6 +2,7 @@
 
 mod agent_config;
 mod boot;
+mod budget;
 mod connection;
 mod create;
 mod delete;
@@ -10,7 +11,10 @@ mod environment;
 mod gate;
 mod hierarchy;
 mod lifecycle;
+mod external;
+mod memories;
 mod model;
+mod operator;
 mod payload;
 mod provision;
 mod recovery;
@@ -18,10 +22,14 @@ mod restart;
 mod restart_context;
 mod restart_source;
 pub(crate) mod routes;
+mod rules;
 mod store;
 mod template;
+mod timeouts;
+mod update;
 mod view;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +91,7 @@ pub(crate) struct Workspaces {
     services: Arc<Services>,
     provisioner: Provisioner,
     restarts: Restarts,
+    declared: Arc<timeouts::Declared>,
 }
 
 impl Workspaces {
@@ -94,6 +103,7 @@ impl Workspaces {
             services,
             provisioner,
             restarts,
+            declared: Arc::default(),
         }
     }
 
@@ -148,6 +158,13 @@ impl Workspaces {
     /// All workspaces that were not removed, oldest first.
     pub(crate) async fn list(&self) -> Result<Vec<Workspace>> {
         Ok(store::list(&self.services.db).await?)
+    }
+
+    /// The longest time that a template of each runtime gives an agent to register, in
+    /// seconds; nothing for runtimes whose templates do not say.
+    pub(crate) async fn declared_timeouts(&self) -> Arc<HashMap<String, i64>> {
+        let root = self.services.config.workspaces.templates_dir.as_deref();
+        self.declared.by_runtime(root).await
     }
 
     /// One workspace, removed or not.

@@ -1,25 +1,18 @@
 //! The body of `POST /workspaces`, checked.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use molecule_hooks::Secret;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::memories::{self, InitialMemory, NewMemory};
+use super::rules::{check_dir, check_text, check_tier};
 use crate::error::{Error, Result};
 use crate::secrets::{MAX_SECRETS, check_secret};
 
-const MAX_NAME_BYTES: usize = 255;
-const MAX_ROLE_BYTES: usize = 1000;
-const MAX_MODEL_BYTES: usize = 100;
-/// Characters that would mean something to YAML.
-const YAML_SPECIAL: &[char] = &['{', '}', '[', ']', '|', '>', '*', '&', '!'];
-/// Host folders no workspace may mount, nor anything below them.
-const FORBIDDEN_DIRS: &[&str] = &[
-    "/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr",
-];
 /// Tier of a workspace created without one.
 const DEFAULT_TIER: i64 = 3;
 
@@ -59,16 +52,8 @@ pub(crate) struct CreateWorkspace {
     max_concurrent_tasks: Option<i64>,
     /// Place on the canvas.
     canvas: Option<Canvas>,
-    /// Accepted and not stored yet; the log says so.
+    /// What its agent remembers from the start.
     initial_memories: Option<Vec<InitialMemory>>,
-}
-
-/// A memory to start with.
-#[derive(Debug, Deserialize, ToSchema)]
-#[expect(dead_code, reason = "checked for its type only")]
-struct InitialMemory {
-    content: Option<String>,
-    scope: Option<String>,
 }
 
 /// A place on the canvas.
@@ -99,6 +84,7 @@ pub(crate) struct NewWorkspace {
     pub(super) secrets: BTreeMap<String, Secret>,
     pub(super) max_concurrent_tasks: i64,
     pub(super) canvas: Canvas,
+    pub(super) memories: Vec<NewMemory>,
 }
 
 impl CreateWorkspace {
@@ -111,18 +97,17 @@ impl CreateWorkspace {
         let (role, model) = (filled(self.role), filled(self.model));
         let (runtime, template) = (filled(self.runtime), filled(self.template));
         let texts = [
-            ("name", Some(&name), MAX_NAME_BYTES),
-            ("role", role.as_ref(), MAX_ROLE_BYTES),
-            ("model", model.as_ref(), MAX_MODEL_BYTES),
-            ("runtime", runtime.as_ref(), MAX_MODEL_BYTES),
+            ("name", Some(&name)),
+            ("role", role.as_ref()),
+            ("model", model.as_ref()),
+            ("runtime", runtime.as_ref()),
         ];
-        for (field, value, limit) in texts {
-            check_text(field, value.map_or("", String::as_str), limit).map_err(fields)?;
+        for (field, value) in texts {
+            check_text(field, value.map_or("", String::as_str)).map_err(fields)?;
         }
         let tier = match self.tier.unwrap_or(0) {
             0 => DEFAULT_TIER,
-            tier @ 1..=4 => tier,
-            _ => return Err(fields("tier must be between 1 and 4".into())),
+            tier => check_tier(tier).map_err(fields)?,
         };
         if let Some(template) = &template
             && !is_plain_relative(template)
@@ -179,12 +164,8 @@ impl CreateWorkspace {
                 ));
             }
         }
-        if self
-            .initial_memories
-            .is_some_and(|memories| !memories.is_empty())
-        {
-            tracing::warn!("initial_memories are not stored by this version");
-        }
+        let memories =
+            memories::check(self.initial_memories.unwrap_or_default()).map_err(fields)?;
         let canvas = self.canvas.unwrap_or_default();
         if !canvas.x.is_finite() || !canvas.y.is_finite() {
             return Err(fields(
@@ -208,6 +189,7 @@ impl CreateWorkspace {
             secrets,
             max_concurrent_tasks: self.max_concurrent_tasks.unwrap_or(0).max(1),
             canvas,
+            memories,
         })
     }
 }
@@ -228,48 +210,11 @@ fn fields(detail: String) -> Error {
     invalid("invalid workspace fields", &detail)
 }
 
-/// The contract's text rules; control characters are refused on top of CR and LF.
-fn check_text(field: &str, value: &str, limit: usize) -> std::result::Result<(), String> {
-    if value.len() > limit {
-        return Err(format!("{field} must be at most {limit} characters"));
-    }
-    if value.contains(['\r', '\n']) {
-        return Err(format!("{field} must not contain newline characters"));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(format!("{field} must not contain control characters"));
-    }
-    if matches!(field, "name" | "role") && value.contains(YAML_SPECIAL) {
-        return Err(format!("{field} contains invalid characters"));
-    }
-    Ok(())
-}
-
 /// Relative, and made of ordinary components only.
 pub(super) fn is_plain_relative(path: &str) -> bool {
     let path = Path::new(path);
     let mut components = path.components().peekable();
     components.peek().is_some() && components.all(|c| matches!(c, Component::Normal(_)))
-}
-
-fn check_dir(dir: &str) -> std::result::Result<(), String> {
-    let path = PathBuf::from(dir);
-    if !path.is_absolute() {
-        return Err("workspace_dir must be an absolute path".into());
-    }
-    if path.components().any(|c| matches!(c, Component::ParentDir)) || dir.contains('\0') {
-        return Err("workspace_dir must not contain ..".into());
-    }
-    if path == Path::new("/") {
-        return Err("workspace_dir must not be the root folder".into());
-    }
-    match FORBIDDEN_DIRS
-        .iter()
-        .find(|forbidden| path.starts_with(forbidden))
-    {
-        Some(forbidden) => Err(format!("workspace_dir must not be at or under {forbidden}")),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::lifecycle::is_asleep;
 use super::model::Status;
 use super::provision::NO_BACKEND;
-use super::{Workspaces, store};
+use super::store::timeouts::Waiting;
+use super::{Workspaces, store, timeouts};
 use crate::config::BackendChoice;
+use crate::error::Result;
 use crate::store::timestamp;
 
 /// Documented text of the timeout sweep.
@@ -61,30 +63,52 @@ impl Workspaces {
         }
     }
 
-    /// Fails workspaces whose agent was started and never registered.
+    /// Fails workspaces whose agent was started and did not register in the time that
+    /// its runtime has for it.
     pub(super) async fn sweep_timed_out(&self) {
         let services = &self.services;
-        let secs = services.config.workspaces.provision_timeout_secs;
-        let limit = TimeDelta::seconds(i64::try_from(secs).unwrap_or(i64::MAX / 1000));
-        let Some(before) = timestamp(&services.clock).checked_sub_signed(limit) else {
-            return;
-        };
-        let rows = match store::timed_out(&services.db, before).await {
-            Ok(rows) => rows,
-            Err(error) => return tracing::warn!(%error, "timed-out provisions could not be listed"),
-        };
-        for row in rows {
-            let payload = json!({
-                "error": NEVER_REGISTERED,
-                "timeout_secs": secs,
-                "runtime": row.runtime,
-                "source": "provision_timeout_sweep",
-            });
-            let failed = services.mark_timed_out(row.id, NEVER_REGISTERED, before, payload);
-            if let Err(error) = failed.await {
-                tracing::error!(workspace.id = %row.id, ?error, "timeout not written");
+        let now = timestamp(&services.clock);
+        let configured = services.config.workspaces.provision_timeout_secs;
+        // A page at a time: those that have more time must not hide the others.
+        let mut last = Uuid::nil();
+        loop {
+            let shortest = timeouts::shortest_secs(configured);
+            let page = store::timeouts::waiting(&services.db, before(now, shortest), last).await;
+            let rows = match page {
+                Ok(rows) => rows,
+                Err(error) => {
+                    return tracing::warn!(%error, "timed-out provisions could not be listed");
+                }
+            };
+            for row in &rows {
+                if let Err(error) = self.fail_if_timed_out(row, now).await {
+                    tracing::error!(workspace.id = %row.id, ?error, "timeout not written");
+                }
+            }
+            match rows.last() {
+                Some(row) => last = row.id,
+                None => return,
             }
         }
+    }
+
+    async fn fail_if_timed_out(&self, row: &Waiting, now: DateTime<Utc>) -> Result<()> {
+        let services = &self.services;
+        let secs = services.provision_timeout_secs(&row.runtime, row.provision_timeout_secs);
+        let before = before(now, secs);
+        if row.since >= before {
+            return Ok(());
+        }
+        let payload = json!({
+            "error": NEVER_REGISTERED,
+            "timeout_secs": secs,
+            "runtime": row.runtime,
+            "source": "provision_timeout_sweep",
+        });
+        let mut tx = services.db.begin().await?;
+        let text = NEVER_REGISTERED;
+        let failed = store::timeouts::fail(&mut tx, row.id, text, now, before).await?;
+        services.announce_failed(tx, failed, row.id, payload).await
     }
 
     /// Removes compute and storage that belong to this database and to no living
@@ -132,4 +156,11 @@ impl Workspaces {
         }
         *sweeper.0.lock().unwrap_or_else(PoisonError::into_inner) = without_row;
     }
+}
+
+/// So many seconds ago, or as long ago as can be.
+fn before(now: DateTime<Utc>, secs: u64) -> DateTime<Utc> {
+    let ago = i64::try_from(secs).ok().and_then(TimeDelta::try_seconds);
+    ago.and_then(|ago| now.checked_sub_signed(ago))
+        .unwrap_or(DateTime::UNIX_EPOCH)
 }

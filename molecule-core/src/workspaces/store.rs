@@ -2,6 +2,10 @@
 
 pub(super) mod lease;
 pub(super) mod lifecycle;
+pub(super) mod memories;
+pub(super) mod operator;
+pub(super) mod timeouts;
+pub(super) mod update;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -181,50 +185,6 @@ pub(super) async fn put_config(tx: &mut Tx, id: Uuid, data: &Value) -> sqlx::Res
         .execute(conn)
         .await
         .map(drop))
-}
-
-statement!(
-    TIMED_OUT,
-    "SELECT id, runtime FROM workspaces
-     WHERE status = 'provisioning' AND provisioned_at IS NOT NULL AND external = FALSE AND provisioned_at < $1
-     ORDER BY provisioned_at LIMIT 100"
-);
-statement!(
-    FAIL_TIMED_OUT,
-    "UPDATE workspaces SET status = 'failed', last_sample_error = $2, url = '', updated_at = $3
-     WHERE id = $1 AND status = 'provisioning' AND provisioned_at IS NOT NULL AND provisioned_at < $4"
-);
-
-/// A started workspace whose agent never came.
-pub(super) struct TimedOut {
-    pub(super) id: Uuid,
-    pub(super) runtime: String,
-}
-from_row!(TimedOut { id, runtime });
-
-pub(super) async fn timed_out(db: &Db, before: DateTime<Utc>) -> sqlx::Result<Vec<TimedOut>> {
-    with_db!(db, |pool| sqlx::query_as(TIMED_OUT)
-        .bind(before)
-        .fetch_all(pool)
-        .await)
-}
-
-/// True when its agent still has not come.
-pub(super) async fn fail_timed_out(
-    tx: &mut Tx,
-    id: Uuid,
-    text: &str,
-    now: DateTime<Utc>,
-    before: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    with_tx!(tx, |conn| sqlx::query(FAIL_TIMED_OUT)
-        .bind(id)
-        .bind(text)
-        .bind(now)
-        .bind(before)
-        .execute(conn)
-        .await
-        .map(|done| done.rows_affected() == 1))
 }
 
 /// A workspace below another one.

@@ -8,6 +8,8 @@ use super::payload::is_plain_relative;
 
 /// Largest `config.yaml` that is read.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
+/// Longest time a template may give an agent to register: a day.
+const MAX_TIMEOUT_SECS: i64 = 86_400;
 /// Name of the file in a template and in the config volume.
 pub(super) const CONFIG_FILE: &str = "config.yaml";
 
@@ -19,6 +21,8 @@ pub(super) struct ConfigFacts {
     pub(super) runtime: Option<String>,
     pub(super) model: Option<String>,
     pub(super) required_env: Vec<String>,
+    /// Seconds an agent of this template has to register.
+    pub(super) provision_timeout_secs: Option<i64>,
 }
 
 impl ConfigFacts {
@@ -49,6 +53,10 @@ impl ConfigFacts {
                         .collect()
                 })
                 .unwrap_or_default(),
+            provision_timeout_secs: nested
+                .and_then(|nested| nested.get("provision_timeout_seconds"))
+                .and_then(Value::as_i64)
+                .filter(|secs| (1..=MAX_TIMEOUT_SECS).contains(secs)),
         }
     }
 
@@ -96,6 +104,22 @@ mod tests {
         assert_eq!(facts.model.as_deref(), Some("m"));
         assert_eq!(facts.required_env, ["A", "B"]);
         assert_eq!(ConfigFacts::parse("{{{"), ConfigFacts::default());
+    }
+
+    #[test]
+    fn only_a_sensible_number_of_seconds_is_a_timeout() {
+        let of = |value: &str| {
+            let text = format!("runtime_config: {{provision_timeout_seconds: {value}}}");
+            ConfigFacts::parse(&text).provision_timeout_secs
+        };
+        assert_eq!((of("1"), of("86400")), (Some(1), Some(86_400)));
+        for value in [
+            "0", "-5", "86401", "1.5", "\"600\"", "soon", "null", "[]", "1e99",
+        ] {
+            assert_eq!(of(value), None, "{value}");
+        }
+        let top = ConfigFacts::parse("provision_timeout_seconds: 5\n");
+        assert_eq!(top.provision_timeout_secs, None);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! Workspaces as the wire shows them: every field present, `null` explicit.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -39,6 +41,9 @@ pub(super) struct WorkspaceListItem {
     workspace_dir: Option<String>,
     monthly_spend: i64,
     budget_limit: Option<i64>,
+    /// Milliseconds an agent of this runtime has to register, if a template says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provision_timeout_ms: Option<i64>,
 }
 
 /// The reply of `GET /workspaces/:id`.
@@ -72,9 +77,11 @@ impl From<Workspace> for WorkspaceView {
     }
 }
 
-impl From<Workspace> for WorkspaceListItem {
-    fn from(row: Workspace) -> Self {
+impl WorkspaceListItem {
+    /// `timeouts` are the declared ones, in seconds by runtime.
+    pub(super) fn new(row: Workspace, timeouts: &HashMap<String, i64>) -> Self {
         Self {
+            provision_timeout_ms: timeouts.get(&row.runtime).map(|secs| secs * 1000),
             last_sample_error: row.last_sample_error.clone(),
             current_task: row.current_task.clone(),
             workspace_dir: row.workspace_dir.clone(),

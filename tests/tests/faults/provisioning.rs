@@ -144,13 +144,13 @@ on_both_engines! {
     }
 
     async fn an_agent_that_never_registers_fails_with_the_documented_text(engine: Engine) {
-        // Given a started workspace whose agent stays away, eleven minutes ago
+        // Given a started workspace whose agent stays away, half an hour ago and more
         let app = TestApp::builder(engine).admin_token(ADMIN).start().await;
         let id = app.create(json!({ "name": "a", "runtime": "hermes" })).await;
         let started = "SELECT count(*) FROM workspaces WHERE provisioned_at IS NOT NULL";
         eventually("it is started", async || app.database.count(started).await == 1).await;
         let (database, dir) = app.shutdown().await;
-        let ago = chrono::Utc::now() - chrono::TimeDelta::minutes(11);
+        let ago = chrono::Utc::now() - chrono::TimeDelta::minutes(31);
         database.execute(&format!("UPDATE workspaces SET provisioned_at = '{}'", ago.to_rfc3339())).await;
 
         // When the sweep comes by

@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use molecule_hooks::ChainError;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::super::Services;
 use super::super::store::lease::{self, Lease};
-use super::super::{Services, store};
 use crate::backend::{BackendError, BackendKind};
 use crate::error::Error;
 use crate::events::EventType;
 use crate::secrets::BundleError;
-use crate::store::{Tx, timestamp};
+use crate::store::{Topic, Tx, timestamp};
 
 /// Why a provision failed: what may be shown, a bounded word for metrics, and the
 /// cause for the log.
@@ -141,21 +140,9 @@ impl Services {
         self.announce_failed(tx, failed, lease.id, payload).await
     }
 
-    /// Documented outcome for an agent that never registered.
-    pub(in super::super) async fn mark_timed_out(
-        &self,
-        id: Uuid,
-        text: &str,
-        before: DateTime<Utc>,
-        payload: Value,
-    ) -> Result<(), Error> {
-        let mut tx = self.db.begin().await?;
-        let now = timestamp(&self.clock);
-        let failed = store::fail_timed_out(&mut tx, id, text, now, before).await?;
-        self.announce_failed(tx, failed, id, payload).await
-    }
-
-    async fn announce_failed(
+    /// Records why a workspace failed, if the caller's transaction made it fail, then
+    /// commits and tells everybody.
+    pub(in super::super) async fn announce_failed(
         &self,
         mut tx: Tx,
         failed: bool,
@@ -171,6 +158,7 @@ impl Services {
             .await?;
         tx.commit().await?;
         self.directory.forget(id);
+        self.relay.send(Topic::WorkspaceChanged, id.to_string());
         self.events.publish(event);
         Ok(())
     }

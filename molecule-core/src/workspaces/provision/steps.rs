@@ -64,6 +64,7 @@ impl Provisioner {
             false => self.config_of(workspace, template.as_deref()).await,
         };
         check_required(&facts, &env)?;
+        services.note_timeout(lease, &facts).await;
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let mut spec = self.spec(workspace, &env, template, files);
         spec.reset_session = boot.reset_session;

@@ -8,7 +8,6 @@ mod update;
 
 use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::json;
@@ -57,25 +56,9 @@ async fn create_workspace(
     body: JsonBody,
 ) -> ApiResult<Response> {
     let payload: CreateWorkspace = body.decode("invalid workspace payload")?;
-    let url = external_url(&app, &headers);
+    let url = external::platform_url(&app, &headers);
     let created = app.workspaces.create(payload, &url).await?;
     Ok((StatusCode::CREATED, Json(created.0)).into_response())
-}
-
-/// The configured URL, else how the caller reached us.
-pub(super) fn external_url(app: &App, headers: &HeaderMap) -> String {
-    if let Some(url) = &app.config.server.external_url {
-        return url.trim_end_matches('/').to_owned();
-    }
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let scheme = match header("x-forwarded-proto") {
-        Some("https") => "https",
-        _ => "http",
-    };
-    let host = header("x-forwarded-host")
-        .or_else(|| header(HOST.as_str()))
-        .unwrap_or("localhost");
-    format!("{scheme}://{host}")
 }
 
 #[utoipa::path(
@@ -94,7 +77,9 @@ async fn list_workspaces(
     State(app): State<App>,
 ) -> ApiResult<Json<Vec<WorkspaceListItem>>> {
     let rows = app.workspaces.list().await?;
-    Ok(Json(rows.into_iter().map(Into::into).collect()))
+    let timeouts = app.workspaces.declared_timeouts().await;
+    let view = |row| WorkspaceListItem::new(row, &timeouts);
+    Ok(Json(rows.into_iter().map(view).collect()))
 }
 
 #[utoipa::path(
