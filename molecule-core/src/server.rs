@@ -18,10 +18,10 @@ use crate::hooks::{Credentials, HookRunner, hook_secrets};
 use crate::http::{self, Limits, Serving, Shell};
 use crate::presence::Presence;
 use crate::redact::Redactor;
-use crate::secrets::{Cipher, EncryptionKey, Secrets};
+use crate::secrets::{Cipher, EncryptionKey, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
-use crate::workspaces::{Directory, Hierarchy, Services, Workspaces};
+use crate::workspaces::{Directory, EnvPlans, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
 /// The last phases of a shutdown write little and end connections.
@@ -70,6 +70,12 @@ impl From<StoreError> for StartError {
 impl From<sqlx::Error> for StartError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.to_string())
+    }
+}
+
+impl From<FingerprintError> for StartError {
+    fn from(error: FingerprintError) -> Self {
+        Self::Database(format!("{:#}", anyhow::Error::from(error)))
     }
 }
 
@@ -279,6 +285,8 @@ impl Wiring {
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
         secrets.teach_redactor().await?;
+        let fingerprints = Fingerprints::load(&db, secrets.cipher()).await?;
+        let request_timeout = Duration::from_secs(config.server.request_timeout_secs);
         let directory = Directory::new(db.clone());
         let credentials = Credentials::new(registry.clone(), redactor.clone(), clock.clone());
         let workspaces = Workspaces::new(Services {
@@ -296,6 +304,7 @@ impl Wiring {
             leader: leader.clone(),
             redactor: redactor.clone(),
             supervisor: supervisor.clone(),
+            env_plans: EnvPlans::new(fingerprints, request_timeout),
             platform_url: platform_url(&config, &backend, address),
         });
         let presence = Presence::new(
@@ -328,7 +337,7 @@ impl Wiring {
         });
         let shell = Shell::new(
             redactor,
-            Duration::from_secs(config.server.request_timeout_secs),
+            request_timeout,
             app::openapi().paths.paths.into_keys(),
         );
         let router = http::router(app::routes(), app.clone(), shell);

@@ -128,6 +128,17 @@ impl Cipher {
         self.0.current.is_some()
     }
 
+    /// True when [`seal`](Self::seal) would use the same version and key.
+    pub(crate) fn is_current(&self, sealed: &Sealed) -> bool {
+        match &self.0.current {
+            None => sealed.version == 0,
+            Some(id) => {
+                let rest = sealed.bytes.split_first().map(|(_, rest)| rest);
+                sealed.version == 2 && rest.is_some_and(|rest| rest.starts_with(id.as_bytes()))
+            }
+        }
+    }
+
     /// Seals `plain`, bound to `place` (see [`aad`]).
     pub(crate) fn seal(&self, plain: &[u8], place: &[u8]) -> Result<Sealed, CipherError> {
         let Some((id, key)) = self
@@ -239,6 +250,8 @@ mod tests {
         assert_eq!(cipher.open(&sealed, b"here").unwrap(), b"value");
         assert_eq!(cipher.open(&sealed, b"there"), Err(CipherError::Corrupt));
         let other = Cipher::new(Some(&random_key())).unwrap();
+        assert!(cipher.is_current(&sealed) && !other.is_current(&sealed));
+        assert!(!Cipher::default().is_current(&sealed));
         assert_eq!(other.open(&sealed, b"here"), Err(CipherError::UnknownKey));
         assert_eq!(
             Cipher::default().open(&sealed, b"here"),

@@ -1,6 +1,7 @@
 //! Secrets of workspaces: encrypted at rest, decrypted only for a boot.
 
 mod cipher;
+mod fingerprint;
 pub(crate) mod routes;
 mod store;
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 pub(crate) use cipher::{Cipher, CipherError, Sealed, aad};
 pub use cipher::{EncryptionKey, KeyError};
+pub(crate) use fingerprint::{FingerprintError, Fingerprints};
 
 use crate::error::{Error, Result};
 use crate::redact::Redactor;
@@ -124,6 +126,13 @@ impl Secrets {
     fn teach(&self, key: &str, value: &str) {
         if !NO_SECRETS.contains(&key) {
             self.redactor.learn(value);
+        }
+    }
+
+    /// Masks a secret that is not stored, as long as there is room.
+    pub(crate) fn teach_passing(&self, key: &str, value: &Secret) {
+        if !NO_SECRETS.contains(&key) {
+            self.redactor.learn_passing(value.expose());
         }
     }
 

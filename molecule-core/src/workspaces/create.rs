@@ -50,7 +50,7 @@ impl Workspaces {
 
     /// Checks the template before anything is written, and takes runtime and model
     /// from it where the caller gave none.
-    async fn apply_template(&self, new: &mut NewWorkspace) -> Result<()> {
+    pub(super) async fn apply_template(&self, new: &mut NewWorkspace) -> Result<()> {
         let config = &self.services.config.workspaces;
         if let Some(name) = &new.template {
             let unknown =
@@ -157,6 +157,29 @@ impl Workspaces {
         new: &NewWorkspace,
         status: Status,
     ) -> Result<()> {
+        self.insert_row(tx, id, new, status).await?;
+        for (key, value) in &new.secrets {
+            self.services.secrets.put(tx, id, key, value).await?;
+        }
+        for (key, value) in model_secrets(new) {
+            if !new.secrets.contains_key(key) {
+                self.services.secrets.put(tx, id, key, &value).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the row without its secrets.
+    ///
+    /// # Errors
+    /// 400 for an unknown parent, 409 for a second child of one name.
+    pub(super) async fn insert_row(
+        &self,
+        tx: &mut Tx,
+        id: Uuid,
+        new: &NewWorkspace,
+        status: Status,
+    ) -> Result<()> {
         if let Some(parent) = new.parent_id
             && !store::lock_live(tx, parent).await.map_err(failed)?
         {
@@ -184,16 +207,7 @@ impl Workspaces {
                     Error::conflict("a workspace of that name already exists under this parent")
                 }
                 _ => failed(error),
-            })?;
-        for (key, value) in &new.secrets {
-            self.services.secrets.put(tx, id, key, value).await?;
-        }
-        for (key, value) in model_secrets(new) {
-            if !new.secrets.contains_key(key) {
-                self.services.secrets.put(tx, id, key, &value).await?;
-            }
-        }
-        Ok(())
+            })
     }
 
     async fn record(
@@ -212,7 +226,7 @@ impl Workspaces {
 }
 
 /// `MODEL_PROVIDER`, and `LLM_PROVIDER` for a model with a known prefix.
-fn model_secrets(new: &NewWorkspace) -> Vec<(&'static str, Secret)> {
+pub(super) fn model_secrets(new: &NewWorkspace) -> Vec<(&'static str, Secret)> {
     let Some(model) = &new.model else {
         return Vec::new();
     };
@@ -231,6 +245,6 @@ fn namespace(id: Uuid) -> String {
     format!("workspace:{id}")
 }
 
-fn failed(error: sqlx::Error) -> Error {
+pub(super) fn failed(error: sqlx::Error) -> Error {
     Error::from(error).says("failed to create workspace")
 }

@@ -5,6 +5,7 @@ mod connection;
 mod create;
 mod delete;
 mod directory;
+mod env_plan;
 mod environment;
 mod hierarchy;
 mod model;
@@ -24,6 +25,7 @@ use molecule_hooks::{Clock, WorkspaceContext};
 use uuid::Uuid;
 
 pub(crate) use directory::Directory;
+pub(crate) use env_plan::EnvPlans;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
 
@@ -62,6 +64,7 @@ pub(crate) struct Services {
     pub(crate) leader: Leader,
     pub(crate) redactor: Redactor,
     pub(crate) supervisor: Supervisor,
+    pub(crate) env_plans: EnvPlans,
     /// URL under which agents reach this server, no trailing slash.
     pub(crate) platform_url: String,
 }

@@ -1,6 +1,7 @@
 //! SQL of workspaces.
 
 pub(super) mod lease;
+pub(super) mod plan;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;

@@ -48,8 +48,7 @@ impl EnvMap {
         }
         // Names that only ever lived inside the call.
         let entries = &self.entries;
-        self.removed.retain(|name, _| {
-            entries.contains_key(name) || !before.history(name).is_empty()
-        });
+        self.removed
+            .retain(|name, _| entries.contains_key(name) || !before.history(name).is_empty());
     }
 }

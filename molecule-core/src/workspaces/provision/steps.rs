@@ -7,6 +7,7 @@ use molecule_hooks::{EnvMap, Secret};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::super::env_plan::BootPlan;
 use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
@@ -42,7 +43,8 @@ impl Provisioner {
             workspace,
             &secrets,
             services.config.workspaces.awareness_url.as_deref(),
-        );
+        )
+        .env;
         unless(
             cancel,
             services.hooks.run(&workspace.hook_context(), &mut env),
@@ -52,9 +54,26 @@ impl Provisioner {
         check_required(&facts, &env)?;
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let spec = self.spec(workspace, &env, template, files);
+        let plan = services.boot_plan(&spec, &env);
         let instance = services.backend.start(&spec, cancel).await?;
         self.undo_start(id, &instance, undo);
-        self.record(lease, &instance).await
+        self.record(lease, &instance, plan).await
+    }
+
+    /// What the configuration of the next boot requires, for an env plan.
+    ///
+    /// # Errors
+    /// The text that the boot would fail with.
+    pub(in super::super) async fn required_env(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<Vec<String>, String> {
+        let template = self.template_of(workspace).await;
+        if workspace.template.is_some() && template.is_none() {
+            return Err(Failure::no_template(workspace.id).text);
+        }
+        let (_, facts) = self.config_of(workspace, template.as_deref()).await;
+        Ok(facts.required_env)
     }
 
     /// The template folder: the one it was created from, else the runtime's
@@ -133,7 +152,7 @@ impl Provisioner {
         Ok(files)
     }
 
-    fn spec(
+    pub(in super::super) fn spec(
         &self,
         workspace: &Workspace,
         env: &EnvMap,
@@ -177,10 +196,11 @@ impl Provisioner {
         });
     }
 
-    async fn record(&self, lease: Lease, instance: &Instance) -> Result<(), Step> {
+    async fn record(&self, lease: Lease, instance: &Instance, plan: BootPlan) -> Result<(), Step> {
         let services = &self.services;
         let now = timestamp(&services.clock);
-        match lease::record_instance(&services.db, lease, instance, now).await {
+        let plan = plan.of_instance(&instance.instance_id);
+        match store::plan::record_boot(&services.db, lease, instance, &plan, now).await {
             Ok(true) => Ok(()),
             Ok(false) => match store::status(&services.db, lease.id).await?.as_deref() {
                 // Removed while it started.
@@ -209,13 +229,17 @@ fn file(path: &str, content: Vec<u8>, mode: u32) -> ConfigFile {
     }
 }
 
-fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
-    let missing: Vec<String> = facts
-        .required_env
+/// Required variables without a value.
+pub(in super::super) fn missing_env(required: &[String], env: &EnvMap) -> Vec<String> {
+    required
         .iter()
         .filter(|name| env.get(name).is_none_or(str::is_empty))
         .cloned()
-        .collect();
+        .collect()
+}
+
+fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
+    let missing = missing_env(&facts.required_env, env);
     let text = match missing.as_slice() {
         [] => return Ok(()),
         [one] => format!(
