@@ -23,10 +23,10 @@ use crate::http::{
 };
 use crate::presence::Presence;
 use crate::redact::Redactor;
-use crate::secrets::{Cipher, EncryptionKey, Secrets};
+use crate::secrets::{Cipher, EncryptionKey, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
-use crate::workspaces::{Directory, Hierarchy, Services, Workspaces};
+use crate::workspaces::{Directory, EnvPlans, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
 /// The last phases of a shutdown write little and end connections.
@@ -79,6 +79,12 @@ impl From<StoreError> for StartError {
 impl From<sqlx::Error> for StartError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.to_string())
+    }
+}
+
+impl From<FingerprintError> for StartError {
+    fn from(error: FingerprintError) -> Self {
+        Self::Database(format!("{:#}", anyhow::Error::from(error)))
     }
 }
 
@@ -300,6 +306,8 @@ impl Wiring {
         auth.start(&supervisor);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
         secrets.teach_redactor().await?;
+        let fingerprints = Fingerprints::load(&db, secrets.cipher()).await?;
+        let request_timeout = Duration::from_secs(config.server.request_timeout_secs);
         let directory = Directory::new(db.clone());
         let hierarchy = Hierarchy::new(db.clone());
         let revocations = auth.clone();
@@ -323,6 +331,7 @@ impl Wiring {
             redactor: redactor.clone(),
             agents: agents()?,
             supervisor: supervisor.clone(),
+            env_plans: EnvPlans::new(fingerprints, request_timeout),
             platform_url: platform_url(&config, &backend, address),
         });
         let presence = Presence::new(

@@ -1,7 +1,12 @@
+mod attribution;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+use chrono::{DateTime, Utc};
+
 use crate::error::HookError;
+use crate::token_provider::Token;
 
 /// The longest value a variable may have, in bytes. Linux refuses to start a
 /// program with a longer one (its limit is 128 KiB for `NAME=value`).
@@ -44,6 +49,9 @@ pub const RESERVED_ENV_NAMES: &[&str] = &[
 #[derive(Clone, Default)]
 pub struct EnvMap {
     entries: BTreeMap<String, Entry>,
+    /// What happened to a name up to its last removal, for names that were
+    /// removed at least once; some are set again. Each ends with a removal.
+    removed: BTreeMap<String, Vec<EnvStep>>,
     writer: EnvSource,
 }
 
@@ -51,6 +59,8 @@ pub struct EnvMap {
 struct Entry {
     value: String,
     secret: bool,
+    expires_at: Option<DateTime<Utc>>,
+    /// Since the last removal, oldest first; never empty.
     writers: Vec<EnvSource>,
 }
 
@@ -86,6 +96,28 @@ impl fmt::Display for EnvSource {
             Self::Hook { name, version } if version.is_empty() => write!(f, "hook {name}"),
             Self::Hook { name, version } => write!(f, "hook {name} {version}"),
         }
+    }
+}
+
+/// One step in the life of a variable: see [`EnvMap::history`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EnvStep {
+    /// Who did it.
+    pub source: EnvSource,
+    /// False when it was set, true when it was removed.
+    pub removed: bool,
+}
+
+impl EnvStep {
+    fn set(source: EnvSource) -> Self {
+        let removed = false;
+        Self { source, removed }
+    }
+
+    fn removed(source: EnvSource) -> Self {
+        let removed = true;
+        Self { source, removed }
     }
 }
 
@@ -136,7 +168,7 @@ impl EnvMap {
     /// [`EnvError`] when the name is invalid or reserved, or the value cannot be
     /// put into a process environment; the map is then unchanged.
     pub fn set(&mut self, name: &str, value: impl Into<String>) -> Result<(), EnvError> {
-        self.write(name, value.into(), false)
+        self.write(name, value.into(), false, None)
     }
 
     /// Sets a variable that must not be shown: it is masked in logs and plans.
@@ -144,12 +176,56 @@ impl EnvMap {
     /// # Errors
     /// As [`set`](EnvMap::set).
     pub fn set_secret(&mut self, name: &str, value: impl Into<String>) -> Result<(), EnvError> {
-        self.write(name, value.into(), true)
+        self.write(name, value.into(), true, None)
+    }
+
+    /// As [`set_secret`](EnvMap::set_secret) for a value that stops working at
+    /// `expires_at`: plans show that time.
+    ///
+    /// # Errors
+    /// As [`set`](EnvMap::set).
+    pub fn set_secret_until(
+        &mut self,
+        name: &str,
+        value: impl Into<String>,
+        expires_at: DateTime<Utc>,
+    ) -> Result<(), EnvError> {
+        self.write(name, value.into(), true, Some(expires_at))
+    }
+
+    /// Sets a variable to a token, as a secret that ends when the token does.
+    ///
+    /// ```
+    /// use molecule_hooks::{Clock, EnvMap, Token};
+    /// let expires_at = Clock::system().now() + std::time::Duration::from_secs(3600);
+    /// let mut env = EnvMap::new();
+    /// env.set_token("GITHUB_TOKEN", &Token::new("t-1", expires_at))?;
+    /// assert!(env.is_secret("GITHUB_TOKEN"));
+    /// assert_eq!(env.expires_at("GITHUB_TOKEN"), Some(expires_at));
+    /// # Ok::<(), molecule_hooks::EnvError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`set`](EnvMap::set).
+    pub fn set_token(&mut self, name: &str, token: &Token) -> Result<(), EnvError> {
+        self.set_secret_until(name, token.secret.expose(), token.expires_at)
     }
 
     /// Removes a variable and returns its value.
     pub fn remove(&mut self, name: &str) -> Option<String> {
-        self.entries.remove(name).map(|entry| entry.value)
+        let Entry {
+            value, mut writers, ..
+        } = self.entries.remove(name)?;
+        // What one writer sets and removes again leaves no trace of its own.
+        if writers.last() == Some(&self.writer) {
+            writers.pop();
+        }
+        if !writers.is_empty() {
+            let steps = self.removed.entry(name.to_owned()).or_default();
+            steps.extend(writers.into_iter().map(EnvStep::set));
+            steps.push(EnvStep::removed(self.writer.clone()));
+        }
+        Some(value)
     }
 
     /// True when the variable was written as a secret.
@@ -157,12 +233,33 @@ impl EnvMap {
         self.entries.get(name).is_some_and(|entry| entry.secret)
     }
 
-    /// Everyone who wrote `name`, first to last; the last one won. Empty when it
-    /// is not set.
+    /// When the value of `name` stops working, if whoever wrote it said so.
+    pub fn expires_at(&self, name: &str) -> Option<DateTime<Utc>> {
+        self.entries.get(name)?.expires_at
+    }
+
+    /// Everyone who wrote `name` since it was last removed, first to last; the
+    /// last one won. Empty when it is not set.
     pub fn provenance(&self, name: &str) -> &[EnvSource] {
         self.entries
             .get(name)
             .map_or(&[], |entry| entry.writers.as_slice())
+    }
+
+    /// Everything that happened to `name`, first to last, removals included. The
+    /// last step decided. Empty for a name that was never set.
+    pub fn history(&self, name: &str) -> Vec<EnvStep> {
+        let earlier = self.removed.get(name).into_iter().flatten().cloned();
+        let since = self.provenance(name).iter().cloned().map(EnvStep::set);
+        earlier.chain(since).collect()
+    }
+
+    /// Names that were set once and are not any more, in order.
+    pub fn removed_names(&self) -> impl Iterator<Item = &str> {
+        self.removed
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !self.contains(name))
     }
 
     /// Names and values, ordered by name.
@@ -199,7 +296,8 @@ impl EnvMap {
         names
     }
 
-    /// Says who writes from now on. The server calls this; hooks need not.
+    /// Says who writes from now on. The server calls this; hooks need not, and a
+    /// hook that does is still noted as the writer of what it changed.
     pub fn set_writer(&mut self, writer: EnvSource) {
         self.writer = writer;
     }
@@ -208,7 +306,13 @@ impl EnvMap {
         &self.writer
     }
 
-    fn write(&mut self, name: &str, value: String, secret: bool) -> Result<(), EnvError> {
+    fn write(
+        &mut self,
+        name: &str,
+        value: String,
+        secret: bool,
+        expires_at: Option<DateTime<Utc>>,
+    ) -> Result<(), EnvError> {
         check_env_name(name)?;
         if value.contains('\0') {
             return Err(EnvError::NulByte(name.to_owned()));
@@ -220,9 +324,11 @@ impl EnvMap {
         let entry = self.entries.entry(name.to_owned()).or_insert(Entry {
             value: String::new(),
             secret: false,
+            expires_at: None,
             writers: Vec::new(),
         });
         entry.value = value;
+        entry.expires_at = expires_at;
         entry.secret |= secret;
         if entry.writers.last() != Some(&writer) {
             entry.writers.push(writer);
@@ -264,47 +370,4 @@ impl fmt::Debug for EnvMap {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_bad_name_is_refused_and_changes_nothing() {
-        let mut env = EnvMap::new();
-        for name in ["", "1A", "A-B", "A B", "A=B", "Ä", "A\0", &"x".repeat(129)] {
-            assert!(
-                matches!(env.set(name, "v"), Err(EnvError::InvalidName(_))),
-                "{name:?}"
-            );
-        }
-        for name in RESERVED_ENV_NAMES {
-            assert_eq!(
-                env.set(name, "v"),
-                Err(EnvError::Reserved((*name).to_owned()))
-            );
-        }
-        assert_eq!(env.set("A", "a\0b"), Err(EnvError::NulByte("A".into())));
-        let long = "x".repeat(MAX_ENV_VALUE_BYTES + 1);
-        assert_eq!(env.set("A", long), Err(EnvError::TooLong("A".into())));
-        assert!(env.is_empty());
-    }
-
-    #[test]
-    fn the_last_writer_wins_and_the_history_is_kept() {
-        let mut env = EnvMap::new();
-        env.set_writer(EnvSource::WorkspaceSecret);
-        env.set_secret("TOKEN", "old").unwrap();
-        let hook = EnvSource::Hook {
-            name: "h".into(),
-            version: "1.0.0".into(),
-        };
-        env.set_writer(hook.clone());
-        env.set("TOKEN", "new").unwrap();
-        assert_eq!(env.get("TOKEN"), Some("new"));
-        assert_eq!(env.provenance("TOKEN"), [EnvSource::WorkspaceSecret, hook]);
-        assert!(
-            env.is_secret("TOKEN"),
-            "overwriting must not make a secret visible"
-        );
-        assert!(!format!("{env:?}").contains("new"));
-    }
-}
+mod tests;

@@ -268,11 +268,13 @@ impl RegisteredHook {
         env: &mut EnvMap,
     ) -> Result<(), HookError> {
         let mut copy = env.clone();
-        copy.set_writer(EnvSource::Hook {
+        let writer = EnvSource::Hook {
             name: self.name().to_owned(),
             version: self.version.clone(),
-        });
+        };
+        copy.set_writer(writer.clone());
         self.mutator.mutate_env(workspace, &mut copy).await?;
+        copy.attribute(env, &writer);
         copy.set_writer(env.writer().clone());
         *env = copy;
         Ok(())

@@ -216,6 +216,29 @@ impl TestDatabase {
         }
     }
 
+    /// One text from the database.
+    pub async fn text(&self, sql: &str) -> String {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        match &self.keep {
+            Keep::Sqlite { .. } => {
+                let mut connection = sqlx::SqliteConnection::connect(&self.url)
+                    .await
+                    .expect("connect");
+                sqlx::query_scalar(sql)
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("text")
+            }
+            Keep::Postgres { .. } => {
+                let mut connection = PgConnection::connect(&self.url).await.expect("connect");
+                sqlx::query_scalar(sql)
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("text")
+            }
+        }
+    }
+
     /// One number from the database.
     pub async fn count(&self, sql: &str) -> i64 {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());

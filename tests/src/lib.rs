@@ -177,6 +177,12 @@ impl TestAppBuilder {
         self
     }
 
+    /// Uses this chain of hooks; those added before are gone.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
+        self
+    }
+
     /// Uses this clock.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -49,7 +49,7 @@ impl EnvMutator for DemoTokens {
         "token-provider"
     }
     async fn mutate_env(&self, _: &WorkspaceContext, env: &mut EnvMap) -> Result<(), HookError> {
-        Ok(env.set_secret("DEMO_TOKEN", self.mint().secret.expose())?)
+        Ok(env.set_token("DEMO_TOKEN", &self.mint())?)
     }
     fn token_provider(&self) -> Option<&dyn TokenProvider> {
         Some(self)

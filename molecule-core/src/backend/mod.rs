@@ -52,6 +52,17 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> Result<Instance, BackendError>;
 
+    /// What the agent gets from the platform itself, whatever its workspace says;
+    /// without a value where only a start decides it. For telling what a start
+    /// would do: starting does not ask.
+    fn forced_env(&self, spec: &StartSpec) -> Vec<(String, Option<String>)> {
+        let known = |(name, value)| (name, Some(value));
+        platform_env(spec, "/configs")
+            .into_iter()
+            .map(known)
+            .collect()
+    }
+
     /// Ends the compute of a workspace and keeps its storage. Succeeds when there
     /// is none, or when it is already being removed.
     ///

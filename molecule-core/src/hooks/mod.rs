@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use molecule_hooks::{ChainError, EnvMap, HookError, RegisteredHook, Registry, WorkspaceContext};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 pub(crate) use configured::hook_secrets;
@@ -32,6 +33,15 @@ pub(crate) struct HookRunner {
     registry: Registry,
     timeouts: Arc<Timeouts>,
     redactor: Redactor,
+}
+
+/// What else bounds the calls of a dry run.
+#[derive(Clone)]
+struct DryRun {
+    until: Instant,
+    /// Held by each call until it really ended, which for a hook that blocks may
+    /// be long after its deadline: dry runs cannot use up the threads.
+    slot: Arc<OwnedSemaphorePermit>,
 }
 
 struct Timeouts {
@@ -64,10 +74,37 @@ impl HookRunner {
         workspace: &WorkspaceContext,
         env: &mut EnvMap,
     ) -> Result<(), ChainError> {
+        self.chain(workspace, env, None).await
+    }
+
+    /// As [`run`](Self::run) for a boot that is only asked about: over by `until`,
+    /// and holding `slot` for as long as code of a hook runs.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); `env` is then what the hooks before the failing one
+    /// left.
+    pub(crate) async fn dry_run(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+        until: Instant,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(), ChainError> {
+        let slot = Arc::new(slot);
+        self.chain(workspace, env, Some(&DryRun { until, slot }))
+            .await
+    }
+
+    async fn chain(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+        dry: Option<&DryRun>,
+    ) -> Result<(), ChainError> {
         for hook in self.registry.snapshot() {
             let span =
                 tracing::info_span!("hook", hook.name = hook.name(), workspace.id = workspace.id);
-            self.call(&hook, workspace, env)
+            self.call(&hook, workspace, env, dry)
                 .instrument(span)
                 .await
                 .map_err(|cause| ChainError::new(hook.name(), cause))?;
@@ -80,8 +117,9 @@ impl HookRunner {
         hook: &RegisteredHook,
         workspace: &WorkspaceContext,
         env: &mut EnvMap,
+        dry: Option<&DryRun>,
     ) -> Result<(), HookError> {
-        let limit = self
+        let configured = self
             .timeouts
             .by_name
             .get(hook.name())
@@ -89,9 +127,13 @@ impl HookRunner {
             .unwrap_or(self.timeouts.default);
         let before = env.clone();
         let started = Instant::now();
+        let left = dry.map(|dry| dry.until.saturating_duration_since(started));
+        let limit = left.map_or(configured, |left| configured.min(left));
         // Everything owned: the thread may outlive the call for a while.
         let (theirs, workspace, mut copy) = (hook.clone(), workspace.clone(), env.clone());
+        let slot = dry.map(|dry| Arc::clone(&dry.slot));
         let work = async move {
+            let _slot = slot;
             theirs.apply(&workspace, &mut copy).await?;
             Ok(copy)
         };
@@ -109,8 +151,14 @@ impl HookRunner {
         let result = result.map(|changed| *env = changed);
         self.note(hook.name(), started.elapsed(), &result);
         for (name, value) in env.iter().filter(|(name, _)| env.is_secret(name)) {
-            if before.get(name) != Some(value) {
-                self.redactor.learn(value);
+            if before.get(name) == Some(value) {
+                continue;
+            }
+            // Neither a token nor a value that nothing may ever use pushes out the
+            // stored ones.
+            match dry.is_some() || env.expires_at(name).is_some() {
+                true => self.redactor.learn_passing(value),
+                false => self.redactor.learn(value),
             }
         }
         if result.is_ok() {

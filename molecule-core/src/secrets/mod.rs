@@ -4,6 +4,7 @@
 mod change;
 mod check;
 mod cipher;
+mod fingerprint;
 mod key;
 mod language_model;
 mod model;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 pub(crate) use check::{check_model, check_secret};
 pub(crate) use cipher::{Cipher, CipherError, Protection, Sealed, aad};
+pub(crate) use fingerprint::{FingerprintError, Fingerprints};
 pub use key::{EncryptionKey, KeyError};
 pub(crate) use language_model::model_secrets;
 pub(crate) use model::{Scope, SecretItem};
@@ -200,6 +202,13 @@ impl Secrets {
     fn teach(&self, key: &str, value: &str) {
         if !NO_SECRETS.contains(&key) {
             self.redactor.learn(value);
+        }
+    }
+
+    /// Masks a secret that is not stored, as long as there is room.
+    pub(crate) fn teach_passing(&self, key: &str, value: &Secret) {
+        if !NO_SECRETS.contains(&key) {
+            self.redactor.learn_passing(value.expose());
         }
     }
 

@@ -74,6 +74,15 @@ impl Tx {
             Self::Postgres(tx) => tx.commit().await,
         }
     }
+
+    /// Takes everything back at once. Dropping does it too, when the connection is
+    /// next used.
+    pub(crate) async fn rollback(self) -> sqlx::Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.rollback().await,
+            Self::Postgres(tx) => tx.rollback().await,
+        }
+    }
 }
 
 /// Now, as both engines can store it: PostgreSQL keeps microseconds.

@@ -41,7 +41,7 @@ impl Workspaces {
 
     /// Checks the template before anything is written, and takes runtime and model
     /// from it where the caller gave none.
-    async fn apply_template(&self, new: &mut NewWorkspace) -> Result<()> {
+    pub(super) async fn apply_template(&self, new: &mut NewWorkspace) -> Result<()> {
         let config = &self.services.config.workspaces;
         if let Some(name) = &new.template {
             let unknown =
@@ -148,6 +148,30 @@ impl Workspaces {
         new: &NewWorkspace,
         status: Status,
     ) -> Result<()> {
+        self.insert_row(tx, id, new, status).await?;
+        for (key, value) in &new.secrets {
+            self.services.secrets.put(tx, id, key, value).await?;
+        }
+        for (key, value) in new.model.as_deref().map(model_secrets).unwrap_or_default() {
+            if !new.secrets.contains_key(key) {
+                self.services.secrets.put(tx, id, key, &value).await?;
+            }
+        }
+        // After the secrets: by now the redactor knows them.
+        self.services.store_memories(tx, id, &new.memories).await
+    }
+
+    /// Writes the row without its secrets.
+    ///
+    /// # Errors
+    /// 400 for an unknown parent, 409 for a second child of one name.
+    pub(super) async fn insert_row(
+        &self,
+        tx: &mut Tx,
+        id: Uuid,
+        new: &NewWorkspace,
+        status: Status,
+    ) -> Result<()> {
         if let Some(parent) = new.parent_id
             && !store::lock_live(tx, parent).await.map_err(failed)?
         {
@@ -175,17 +199,7 @@ impl Workspaces {
                     Error::conflict("a workspace of that name already exists under this parent")
                 }
                 _ => failed(error),
-            })?;
-        for (key, value) in &new.secrets {
-            self.services.secrets.put(tx, id, key, value).await?;
-        }
-        for (key, value) in new.model.as_deref().map(model_secrets).unwrap_or_default() {
-            if !new.secrets.contains_key(key) {
-                self.services.secrets.put(tx, id, key, &value).await?;
-            }
-        }
-        // After the secrets: by now the redactor knows them.
-        self.services.store_memories(tx, id, &new.memories).await
+            })
     }
 
     async fn record(
@@ -207,6 +221,6 @@ fn namespace(id: Uuid) -> String {
     format!("workspace:{id}")
 }
 
-fn failed(error: sqlx::Error) -> Error {
+pub(super) fn failed(error: sqlx::Error) -> Error {
     Error::from(error).says("failed to create workspace")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use molecule_hooks::{EnvMap, EnvSource, Secret};
+use molecule_hooks::{EnvError, EnvMap, EnvSource, Secret};
 
 use super::model::Workspace;
 use crate::backend::DEFAULT_ENV;
@@ -11,10 +11,25 @@ use crate::secrets::Bundle;
 /// Domain of the made-up addresses agents commit with.
 const AGENT_MAIL_DOMAIN: &str = "agents.moleculesai.app";
 
+/// What a boot starts from.
+pub(super) struct Base {
+    pub(super) env: EnvMap,
+    /// Stored secrets that no environment can hold.
+    pub(super) ignored: Vec<Ignored>,
+}
+
+/// A stored secret that is left out.
+pub(super) struct Ignored {
+    pub(super) name: String,
+    pub(super) source: EnvSource,
+    pub(super) error: EnvError,
+}
+
 /// Stacks the sources in the contract's order (§3.1): suggestions of the
 /// platform, awareness, global secrets, workspace secrets, identity.
-pub(super) fn base(workspace: &Workspace, secrets: &Bundle, awareness_url: Option<&str>) -> EnvMap {
+pub(super) fn base(workspace: &Workspace, secrets: &Bundle, awareness_url: Option<&str>) -> Base {
     let mut env = EnvMap::new();
+    let mut ignored = Vec::new();
     for (name, value) in DEFAULT_ENV {
         set(&mut env, name, value);
     }
@@ -22,14 +37,17 @@ pub(super) fn base(workspace: &Workspace, secrets: &Bundle, awareness_url: Optio
         set(&mut env, "AWARENESS_NAMESPACE", namespace);
         set(&mut env, "AWARENESS_URL", url);
     }
-    env.set_writer(EnvSource::GlobalSecret);
-    set_secrets(&mut env, &secrets.global);
-    env.set_writer(EnvSource::WorkspaceSecret);
-    set_secrets(&mut env, &secrets.workspace);
+    for (source, stored) in [
+        (EnvSource::GlobalSecret, &secrets.global),
+        (EnvSource::WorkspaceSecret, &secrets.workspace),
+    ] {
+        env.set_writer(source.clone());
+        set_secrets(&mut env, &source, stored, &mut ignored);
+    }
     env.set_writer(EnvSource::Identity);
     identity(&mut env, workspace);
     env.set_writer(EnvSource::Platform);
-    env
+    Base { env, ignored }
 }
 
 fn identity(env: &mut EnvMap, workspace: &Workspace) {
@@ -67,11 +85,21 @@ fn identity(env: &mut EnvMap, workspace: &Workspace) {
     }
 }
 
-fn set_secrets(env: &mut EnvMap, secrets: &BTreeMap<String, Secret>) {
+fn set_secrets(
+    env: &mut EnvMap,
+    source: &EnvSource,
+    secrets: &BTreeMap<String, Secret>,
+    ignored: &mut Vec<Ignored>,
+) {
     for (name, value) in secrets {
         // Stored before the name became reserved, or by another server.
         if let Err(error) = env.set_secret(name, value.expose()) {
             tracing::warn!(%error, "a stored secret is left out of the environment");
+            ignored.push(Ignored {
+                name: name.clone(),
+                source: source.clone(),
+                error,
+            });
         }
     }
 }

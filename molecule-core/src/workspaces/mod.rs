@@ -7,11 +7,12 @@ mod connection;
 mod create;
 mod delete;
 mod directory;
+mod env_plan;
 mod environment;
+mod external;
 mod gate;
 mod hierarchy;
 mod lifecycle;
-mod external;
 mod memories;
 mod model;
 mod operator;
@@ -37,6 +38,7 @@ use molecule_hooks::{Clock, WorkspaceContext};
 use uuid::Uuid;
 
 pub(crate) use directory::Directory;
+pub(crate) use env_plan::EnvPlans;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
 pub(crate) use restart_source::{RestartRequest, Restarting};
@@ -81,6 +83,7 @@ pub(crate) struct Services {
     /// For calls to agents: no redirects.
     pub(crate) agents: reqwest::Client,
     pub(crate) supervisor: Supervisor,
+    pub(crate) env_plans: EnvPlans,
     /// URL under which agents reach this server, no trailing slash.
     pub(crate) platform_url: String,
 }

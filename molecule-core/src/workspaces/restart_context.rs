@@ -20,6 +20,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// What was known before the restart.
 pub(super) struct Before {
     id: Uuid,
+    runtime: String,
     restart_at: DateTime<Utc>,
     last_heartbeat_at: Option<DateTime<Utc>>,
     keys: BTreeSet<String>,
@@ -30,6 +31,7 @@ impl Before {
         let bundle = services.secrets.bundle(row.id).await.unwrap_or_default();
         Self {
             id: row.id,
+            runtime: row.runtime.clone(),
             restart_at: timestamp(&services.clock),
             last_heartbeat_at: row.last_heartbeat_at,
             keys: bundle
@@ -86,7 +88,7 @@ impl Before {
 pub(super) async fn tell(services: Arc<Services>, before: Before) {
     let id = before.id;
     let cancel = services.supervisor.token();
-    let patience = Duration::from_secs(services.config.workspaces.provision_timeout_secs);
+    let patience = Duration::from_secs(services.provision_timeout_secs(&before.runtime, None));
     let telling = async {
         loop {
             tokio::time::sleep(POLL_EVERY).await;
@@ -145,6 +147,7 @@ mod tests {
         let restart_at = "2026-05-01T10:00:00Z".parse().unwrap();
         let mut before = Before {
             id: Uuid::nil(),
+            runtime: String::new(),
             restart_at,
             last_heartbeat_at: Some("2026-05-01T07:46:00Z".parse().unwrap()),
             keys: ["B".to_owned(), "A".to_owned()].into(),

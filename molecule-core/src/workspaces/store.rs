@@ -4,6 +4,7 @@ pub(super) mod lease;
 pub(super) mod lifecycle;
 pub(super) mod memories;
 pub(super) mod operator;
+pub(super) mod plan;
 pub(super) mod timeouts;
 pub(super) mod update;
 

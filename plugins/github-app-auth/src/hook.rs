@@ -60,7 +60,7 @@ impl EnvMutator for GithubAppAuth {
             Err(error) => return Err(prefixed(&error)),
         };
         for name in ["GITHUB_TOKEN", "GH_TOKEN"] {
-            env.set_secret(name, token.secret.expose())
+            env.set_token(name, &token)
                 .map_err(|error| prefixed(&error.into()))?;
         }
         Ok(())

@@ -25,7 +25,7 @@ use self::agent::AgentRecord;
 use self::folder::{Folder, Owner};
 use super::{
     BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend,
+    WorkspaceBackend, platform_env,
 };
 use crate::config::backend::ProcessConfig;
 
@@ -137,6 +137,15 @@ impl WorkspaceBackend for ProcessBackend {
             }
         };
         ended.unwrap_or_else(|_| Err(BackendError::Cancelled))
+    }
+
+    fn forced_env(&self, spec: &StartSpec) -> Vec<(String, Option<String>)> {
+        let configs = self.inner.folder(spec.workspace_id).configs();
+        platform_env(spec, &configs.to_string_lossy())
+            .into_iter()
+            .map(|(name, value)| (name, Some(value)))
+            .chain([("PORT".to_owned(), None)])
+            .collect()
     }
 
     async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError> {

@@ -83,7 +83,7 @@ impl From<BundleError> for Step {
 impl From<ChainError> for Step {
     fn from(error: ChainError) -> Self {
         let cause = format!("provisionhook {:?}: {}", error.hook, error.cause.chain());
-        Failure::new("plugin env mutator chain failed", "hook", cause).into()
+        Failure::new(HOOKS_FAILED, "hook", cause).into()
     }
 }
 
@@ -117,6 +117,9 @@ impl From<BackendError> for Step {
         .into()
     }
 }
+
+/// Documented text of a boot that a hook ended.
+pub(crate) const HOOKS_FAILED: &str = "plugin env mutator chain failed";
 
 /// Documented text of a server without a backend.
 pub(crate) const NO_BACKEND: &str = "no provisioning backend available — workspace requires either a \

@@ -25,8 +25,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub(super) use failure::NO_BACKEND;
 use failure::{Failure, Step};
+pub(super) use failure::{HOOKS_FAILED, NO_BACKEND};
+pub(super) use steps::missing_env;
 
 use super::gate::{Pass, SerialGate};
 use super::model::Status;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use molecule_hooks::{EnvMap, Secret};
 use tokio_util::sync::CancellationToken;
 
-use super::super::boot::BootSource;
+use super::super::boot::{Boot, BootSource};
+use super::super::env_plan::BootPlan;
 use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
 use super::super::store::lifecycle;
@@ -50,7 +51,8 @@ impl Provisioner {
             workspace,
             &secrets,
             services.config.workspaces.awareness_url.as_deref(),
-        );
+        )
+        .env;
         unless(
             cancel,
             services.hooks.run(&workspace.hook_context(), &mut env),
@@ -72,13 +74,35 @@ impl Provisioner {
             let fallback = spec.template_dir.take();
             spec.existing_config = Some(ExistingConfig { fallback });
         }
+        let plan = services.boot_plan(&spec, &env);
         let started = services.backend.start(&spec, cancel).await;
         let instance = started.map_err(|error| match error {
             BackendError::NoConfig => Failure::no_template(id).into(),
             error => Step::from(error),
         })?;
         self.undo_start(workspace, &instance, undo);
-        self.record(lease, &instance).await
+        self.record(lease, &instance, plan).await
+    }
+
+    /// What the configuration of the next boot requires, for an env plan.
+    ///
+    /// # Errors
+    /// The text that the boot would fail with.
+    pub(in super::super) async fn required_env(
+        &self,
+        workspace: &Workspace,
+    ) -> Result<Vec<String>, String> {
+        let boot = Boot::again(workspace.booted_at.is_some());
+        if boot.source == BootSource::Existing {
+            let facts = self.services.facts_of_agent(workspace).await;
+            return Ok(facts.unwrap_or_default().required_env);
+        }
+        let template = self.template_of(workspace, &boot.source).await;
+        if template.is_none() && needs_template(workspace, &boot.source) {
+            return Err(Failure::no_template(workspace.id).text);
+        }
+        let (_, facts) = self.config_of(workspace, template.as_deref()).await;
+        Ok(facts.required_env)
     }
 
     /// The template folder: the one its source names, else the one it was created
@@ -170,7 +194,7 @@ impl Provisioner {
         Ok(files)
     }
 
-    fn spec(
+    pub(in super::super) fn spec(
         &self,
         workspace: &Workspace,
         env: &EnvMap,
@@ -221,10 +245,11 @@ impl Provisioner {
         });
     }
 
-    async fn record(&self, lease: Lease, instance: &Instance) -> Result<(), Step> {
+    async fn record(&self, lease: Lease, instance: &Instance, plan: BootPlan) -> Result<(), Step> {
         let services = &self.services;
         let now = timestamp(&services.clock);
-        match lease::record_instance(&services.db, lease, instance, now).await {
+        let plan = plan.of_instance(&instance.instance_id);
+        match store::plan::record_boot(&services.db, lease, instance, &plan, now).await {
             Ok(true) => Ok(()),
             Ok(false) => match store::status(&services.db, lease.id).await?.as_deref() {
                 // Removed or paused while it started.
@@ -262,13 +287,17 @@ fn file(path: &str, content: Vec<u8>, mode: u32) -> ConfigFile {
     }
 }
 
-fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
-    let missing: Vec<String> = facts
-        .required_env
+/// Required variables without a value.
+pub(in super::super) fn missing_env(required: &[String], env: &EnvMap) -> Vec<String> {
+    required
         .iter()
         .filter(|name| env.get(name).is_none_or(str::is_empty))
         .cloned()
-        .collect();
+        .collect()
+}
+
+fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
+    let missing = missing_env(&facts.required_env, env);
     let text = match missing.as_slice() {
         [] => return Ok(()),
         [one] => format!(

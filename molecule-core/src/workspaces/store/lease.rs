@@ -171,18 +171,18 @@ statement!(
 
 /// Ends a provision well. False when the lease is lost.
 pub(in super::super) async fn record_instance(
-    db: &Db,
+    tx: &mut Tx,
     lease: Lease,
     instance: &Instance,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
-    with_db!(db, |pool| sqlx::query(RECORD_INSTANCE)
+    with_tx!(tx, |conn| sqlx::query(RECORD_INSTANCE)
         .bind(lease.id)
         .bind(lease.epoch)
         .bind(&instance.url)
         .bind(&instance.instance_id)
         .bind(now)
-        .execute(pool)
+        .execute(conn)
         .await
         .map(|done| done.rows_affected() == 1))
 }
