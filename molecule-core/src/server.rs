@@ -273,7 +273,7 @@ impl Wiring {
         } = self;
         let relay = Relay::new(&db);
         relay.start(&supervisor);
-        let leader = Leader::new(&db, &clock);
+        let leader = Leader::new(&db);
         leader.start(&supervisor);
         let events = Events::new(redactor.clone(), clock.clone());
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
