@@ -21,6 +21,7 @@ use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
+use crate::sweeps::{self, Cadence, Sweeps};
 use crate::workspaces::{Directory, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
@@ -99,6 +100,7 @@ pub struct ServerBuilder {
     registry: Registry,
     clock: Clock,
     backend: Option<SharedBackend>,
+    cadence: Cadence,
     redactor: Redactor,
 }
 
@@ -120,6 +122,7 @@ impl Server {
             registry,
             clock: Clock::system(),
             backend: None,
+            cadence: Cadence::default(),
             redactor: Redactor::default(),
         }
     }
@@ -177,6 +180,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Lets the loops look this often instead of as often as a deployment needs.
+    pub fn cadence(mut self, cadence: Cadence) -> Self {
+        self.cadence = cadence;
+        self
+    }
+
     /// Sends logs to standard error as configured, every line without secrets.
     /// Without this call the server logs to whatever subscriber the process has.
     pub fn with_logs(self) -> Self {
@@ -220,6 +229,7 @@ impl ServerBuilder {
             db,
             cipher,
             backend,
+            cadence: self.cadence,
             redactor: self.redactor,
         };
         wiring.start(self.registry, listener, address).await
@@ -232,6 +242,7 @@ struct Wiring {
     db: Db,
     cipher: Cipher,
     backend: SharedBackend,
+    cadence: Cadence,
     redactor: Redactor,
 }
 
@@ -269,6 +280,7 @@ impl Wiring {
             db,
             cipher,
             backend,
+            cadence,
             redactor,
         } = self;
         let relay = Relay::new(&db);
@@ -309,6 +321,18 @@ impl Wiring {
         presence.start(&supervisor);
         telemetry::keep_metrics_small(&supervisor);
         workspaces.start().await?;
+        let sweeps = Sweeps::new(sweeps::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            backend: Arc::clone(&backend),
+            leader: leader.clone(),
+            presence: presence.clone(),
+            workspaces: workspaces.clone(),
+            supervisor: supervisor.clone(),
+        });
+        sweeps.start(&cadence);
         let canvas = Canvas::new(db.clone(), clock.clone());
         let app = App::new(Parts {
             config: Arc::clone(&config),
