@@ -20,6 +20,7 @@ mod secrets;
 mod server;
 mod store;
 mod supervisor;
+mod sweeps;
 mod telemetry;
 mod workspaces;
 
@@ -31,3 +32,4 @@ pub use molecule_hooks::Registry;
 pub use run::run;
 pub use secrets::{EncryptionKey, KeyError};
 pub use server::{Server, ServerBuilder, StartError};
+pub use sweeps::Cadence;

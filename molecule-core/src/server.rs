@@ -26,6 +26,7 @@ use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
+use crate::sweeps::{self, Cadence, Sweeps};
 use crate::workspaces::{Directory, EnvPlans, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
@@ -114,6 +115,7 @@ pub struct ServerBuilder {
     registry: Registry,
     clock: Clock,
     backend: Option<SharedBackend>,
+    cadence: Cadence,
     redactor: Redactor,
 }
 
@@ -135,6 +137,7 @@ impl Server {
             registry,
             clock: Clock::system(),
             backend: None,
+            cadence: Cadence::default(),
             redactor: Redactor::default(),
         }
     }
@@ -195,6 +198,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Lets the loops look this often instead of as often as a deployment needs.
+    pub fn cadence(mut self, cadence: Cadence) -> Self {
+        self.cadence = cadence;
+        self
+    }
+
     /// Sends logs to standard error as configured, every line without secrets.
     /// Without this call the server logs to whatever subscriber the process has.
     pub fn with_logs(self) -> Self {
@@ -238,6 +247,7 @@ impl ServerBuilder {
             db,
             cipher,
             backend,
+            cadence: self.cadence,
             redactor: self.redactor,
         };
         wiring.start(self.registry, listener, address).await
@@ -250,6 +260,7 @@ struct Wiring {
     db: Db,
     cipher: Cipher,
     backend: SharedBackend,
+    cadence: Cadence,
     redactor: Redactor,
 }
 
@@ -287,11 +298,12 @@ impl Wiring {
             db,
             cipher,
             backend,
+            cadence,
             redactor,
         } = self;
         let relay = Relay::new(&db);
         relay.start(&supervisor);
-        let leader = Leader::new(&db, &clock);
+        let leader = Leader::new(&db);
         leader.start(&supervisor);
         let events = Events::new(db.clone(), relay.clone(), redactor.clone(), clock.clone());
         let auth = Auth::new(
@@ -345,6 +357,18 @@ impl Wiring {
         presence.start(&supervisor);
         telemetry::keep_metrics_small(&supervisor);
         workspaces.start().await?;
+        let sweeps = Sweeps::new(sweeps::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            backend: Arc::clone(&backend),
+            leader: leader.clone(),
+            presence: presence.clone(),
+            workspaces: workspaces.clone(),
+            supervisor: supervisor.clone(),
+        });
+        sweeps.start(&cadence);
         let canvas = Canvas::new(db.clone(), clock.clone());
         let closing = CancellationToken::new();
         let timeout = Duration::from_secs(config.server.request_timeout_secs);

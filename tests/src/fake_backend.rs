@@ -52,6 +52,16 @@ pub struct FakeBackend {
 #[derive(Default)]
 struct State {
     fault: Fault,
+    /// What ended by itself and is still there.
+    stopped: BTreeSet<Uuid>,
+    unknown: bool,
+    list_fails: bool,
+    list_hides_state: bool,
+    latency: Duration,
+    looks: usize,
+    looking: usize,
+    most_looking: usize,
+    lists: usize,
     running: BTreeMap<Uuid, StartSpec>,
     storage: BTreeSet<Uuid>,
     starts: Vec<StartSpec>,
@@ -164,6 +174,71 @@ impl FakeBackend {
         self.state(|state| state.storage.insert(id));
     }
 
+    /// Ends the compute of a workspace as a crash would: it is stopped, and still
+    /// there.
+    pub fn kill(&self, id: &str) {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        self.state(|state| {
+            if state.running.remove(&id).is_some() {
+                state.stopped.insert(id);
+            }
+        });
+    }
+
+    /// Removes the compute of a workspace behind the server's back.
+    pub fn lose(&self, id: &str) {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        self.state(|state| {
+            state.running.remove(&id);
+            state.stopped.remove(&id);
+        });
+    }
+
+    /// Loses the compute of every workspace at once; returns how many ran.
+    pub fn lose_all(&self) -> usize {
+        self.state(|state| {
+            state.stopped.clear();
+            std::mem::take(&mut state.running).len()
+        })
+    }
+
+    /// Whether the compute of a workspace runs.
+    pub fn runs(&self, id: &str) -> bool {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        self.state(|state| state.running.contains_key(&id))
+    }
+
+    /// `liveness` cannot tell any more, or can again.
+    pub fn set_unknown(&self, unknown: bool) {
+        self.state(|state| state.unknown = unknown);
+    }
+
+    /// `list_managed` fails, or works again.
+    pub fn set_list_fails(&self, fails: bool) {
+        self.state(|state| state.list_fails = fails);
+    }
+
+    /// `list_managed` does not say what runs, or does again.
+    pub fn set_list_hides_state(&self, hides: bool) {
+        self.state(|state| state.list_hides_state = hides);
+    }
+
+    /// Every `liveness` takes this long.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state(|state| state.latency = latency);
+    }
+
+    /// How often `liveness` was asked, and how many of the calls ran at once at
+    /// most.
+    pub fn looks(&self) -> (usize, usize) {
+        self.state(|state| (state.looks, state.most_looking))
+    }
+
+    /// How often `list_managed` was asked.
+    pub fn lists(&self) -> usize {
+        self.state(|state| state.lists)
+    }
+
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -213,6 +288,7 @@ impl WorkspaceBackend for FakeBackend {
             _ => {}
         }
         self.state(|state| {
+            state.stopped.remove(&id);
             state.running.insert(id, spec.clone());
             state.storage.insert(id);
         });
@@ -242,15 +318,31 @@ impl WorkspaceBackend for FakeBackend {
                 });
             }
             state.running.remove(&instance.workspace_id);
+            state.stopped.remove(&instance.workspace_id);
             Ok(())
         })
     }
 
     async fn liveness(&self, instance: &InstanceRef) -> Liveness {
-        match self.state(|state| state.running.contains_key(&instance.workspace_id)) {
-            true => Liveness::Running,
-            false => Liveness::Missing,
+        let latency = self.state(|state| {
+            state.looks += 1;
+            state.looking += 1;
+            state.most_looking = state.most_looking.max(state.looking);
+            state.latency
+        });
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
         }
+        let id = instance.workspace_id;
+        self.state(|state| {
+            state.looking -= 1;
+            match state.unknown {
+                true => Liveness::Unknown(BackendError::Timeout { operation: "look" }),
+                false if state.running.contains_key(&id) => Liveness::Running,
+                false if state.stopped.contains(&id) => Liveness::Stopped,
+                false => Liveness::Missing,
+            }
+        })
     }
 
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
@@ -268,23 +360,31 @@ impl WorkspaceBackend for FakeBackend {
     }
 
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
-        Ok(self.state(|state| {
+        self.state(|state| {
+            state.lists += 1;
+            if state.list_fails {
+                return Err(BackendError::Timeout { operation: "list" });
+            }
             let ids: BTreeSet<Uuid> = state
                 .running
                 .keys()
+                .chain(&state.stopped)
                 .chain(&state.storage)
                 .copied()
                 .collect();
-            ids.into_iter()
-                .map(|workspace_id| ManagedInstance {
+            let list = ids.into_iter().map(|workspace_id| {
+                let runs = state.running.contains_key(&workspace_id);
+                let compute = runs || state.stopped.contains(&workspace_id);
+                ManagedInstance {
                     workspace_id,
-                    compute: state.running.contains_key(&workspace_id),
-                    instance_id: (state.running.get(&workspace_id))
-                        .map(|_| format!("fake-{workspace_id}")),
+                    compute,
+                    running: (compute && !state.list_hides_state).then_some(runs),
+                    instance_id: compute.then(|| format!("fake-{workspace_id}")),
                     storage: state.storage.contains(&workspace_id),
-                })
-                .collect()
-        }))
+                }
+            });
+            Ok(list.collect())
+        })
     }
 
     async fn check(&self) -> Result<String, BackendError> {

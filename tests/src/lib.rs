@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_core::config::Environment;
-use molecule_core::{Config, Event, Registry, Server};
+use molecule_core::{Cadence, Config, Event, Registry, Server};
 use molecule_hooks::{Clock, EnvMutator};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -59,6 +59,7 @@ pub struct TestAppBuilder {
     registry: Registry,
     clock: Clock,
     backend: Arc<FakeBackend>,
+    cadence: Cadence,
     fake: bool,
     logs: bool,
 }
@@ -83,6 +84,7 @@ impl TestApp {
             registry: Registry::new(),
             clock: Clock::system(),
             backend: Arc::default(),
+            cadence: Cadence::default(),
             fake: true,
             logs: false,
         }
@@ -189,9 +191,15 @@ impl TestAppBuilder {
         self
     }
 
-    /// Uses this fake backend, which another server may have used before.
+    /// Uses this fake backend, which another server may use too.
     pub fn backend(mut self, backend: Arc<FakeBackend>) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// Changes how often the loops look.
+    pub fn cadence(mut self, change: impl FnOnce(&mut Cadence)) -> Self {
+        change(&mut self.cadence);
         self
     }
 
@@ -220,7 +228,9 @@ impl TestAppBuilder {
     pub async fn start_on(mut self, database: TestDatabase, dir: TempDir) -> TestApp {
         self.config.database.url = Some(database.url().into());
         self.config.data_dir.0 = dir.path().to_owned();
-        let mut builder = Server::builder(self.config, self.registry).clock(self.clock);
+        let mut builder = Server::builder(self.config, self.registry)
+            .clock(self.clock)
+            .cadence(self.cadence);
         if self.fake {
             builder = builder.backend(self.backend.clone());
         }

@@ -44,11 +44,13 @@ CREATE TABLE canvas_viewport (
     saved_at TIMESTAMPTZ NOT NULL
 );
 
--- Who runs the loops that must run once.
+-- Who runs the loops that must run once. A holder counts `renewals` up; the time is
+-- the database's own and for people only.
 CREATE TABLE leases (
     name       TEXT PRIMARY KEY,
     holder     TEXT NOT NULL,
-    expires_at TIMESTAMPTZ NOT NULL
+    renewals   BIGINT NOT NULL DEFAULT 0,
+    renewed_at TIMESTAMPTZ NOT NULL
 );
 
 CREATE TABLE agent_memories (

@@ -44,11 +44,13 @@ CREATE TABLE canvas_viewport (
     saved_at TEXT NOT NULL
 );
 
--- Who runs the loops that must run once.
+-- Who runs the loops that must run once. A holder counts `renewals` up; the time is
+-- the database's own and for people only.
 CREATE TABLE leases (
     name       TEXT PRIMARY KEY,
     holder     TEXT NOT NULL,
-    expires_at TEXT NOT NULL
+    renewals   INTEGER NOT NULL DEFAULT 0,
+    renewed_at TEXT NOT NULL
 );
 
 CREATE TABLE agent_memories (

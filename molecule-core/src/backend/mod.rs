@@ -278,6 +278,10 @@ pub struct ManagedInstance {
     pub workspace_id: Uuid,
     /// True when there is a container or process, running or not.
     pub compute: bool,
+    /// Whether that container or process runs, when a list can tell. Only `Some(true)`
+    /// says anything for sure: ask [`liveness`](WorkspaceBackend::liveness) before
+    /// calling anybody dead.
+    pub running: Option<bool>,
     /// What [`Instance::instance_id`] was for that container or process; `None`
     /// without compute, or when the backend cannot tell.
     pub instance_id: Option<String>,

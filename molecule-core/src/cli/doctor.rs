@@ -7,7 +7,10 @@ use molecule_hooks::Registry;
 use super::Failure;
 use super::secrets::{self, Finding};
 use crate::config::Config;
+use crate::error::{Error, Kind};
 use crate::server::choose_backend;
+use crate::store::Db;
+use crate::sweeps::diagnosis::{self, Severity};
 use crate::{identity, store};
 
 /// Free space below which the data directory is in danger.
@@ -32,74 +35,111 @@ pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool
         }
     };
     good("hooks", &format!("[{}]", registry.names().join(", ")));
-    let database = database(&config).await;
-    let instance = database
-        .as_ref()
-        .map_or(ANY_INSTANCE, |database| &database.instance);
+    let (database, fleet) = database(&config).await;
+    // Any id will do for asking whether the backend answers.
+    let instance = database.as_deref().unwrap_or("doctor");
     let backend = backend(&config, instance).await;
     let disk = disk(&config.data_dir.0);
-    database.is_some_and(|database| database.is_readable) && backend && disk
+    database.is_some() && fleet && backend && disk
 }
 
-/// A database that works.
-struct Database {
-    instance: String,
-    /// Whether the configured keys fit what is stored.
-    is_readable: bool,
-}
-
-/// Nothing when it does not work.
-async fn database(config: &Config) -> Option<Database> {
+/// The database's instance id when it works, and whether what is in it is well.
+async fn database(config: &Config) -> (Option<String>, bool) {
     let db = match store::connect(config).await {
         Ok(db) => db,
         Err(error) => {
             bad(
                 "database",
                 &format!("{:#}", anyhow::Error::from(error)),
-                "check DATABASE_URL and that the server runs",
+                "check DATABASE_URL and that the server runs; running servers answer 503 to everything \
+                 and go on by themselves when it is back",
             );
-            return None;
+            return (None, false);
         }
     };
-    let pending = store::pending(&db).await;
-    let instance = match pending {
-        0 => identity::of_database(&db)
-            .await
-            .map_err(|error| error.to_string()),
-        pending => {
-            good(
-                "database",
-                &format!(
-                    "{}, {pending} migration(s) pending; `migrate` or the next start applies them",
-                    db.engine()
-                ),
-            );
-            db.close().await;
-            return Some(Database {
-                instance: ANY_INSTANCE.to_owned(),
-                is_readable: true,
-            });
+    let instance = schema(&db).await;
+    let fleet = match &instance {
+        Schema::UpToDate(_) => {
+            let fleet = fleet(&db, config).await;
+            tell("secrets", &secrets::examine(config, &db).await) && fleet
         }
+        // Without its tables there is nothing to say.
+        Schema::Behind => true,
+        Schema::Unusable => false,
     };
-    let engine = db.engine();
-    let instance = match instance {
-        Ok(instance) => instance,
-        Err(error) => {
-            db.close().await;
-            bad("database", &error, "is the database writable?");
-            return None;
-        }
-    };
-    good(
-        "database",
-        &format!("{engine}, up to date, instance {instance}"),
-    );
-    let stored = secrets::examine(config, &db).await;
     db.close().await;
-    Some(Database {
-        instance,
-        is_readable: tell("secrets", &stored),
-    })
+    match instance {
+        Schema::UpToDate(instance) => (Some(instance), fleet),
+        Schema::Behind => (Some("doctor".to_owned()), fleet),
+        Schema::Unusable => (None, fleet),
+    }
+}
+
+/// What the database is good for.
+enum Schema {
+    /// Everything; with its instance id.
+    UpToDate(String),
+    /// The next start makes it good.
+    Behind,
+    Unusable,
+}
+
+async fn schema(db: &Db) -> Schema {
+    if store::is_ahead(db).await {
+        bad(
+            "database",
+            "a newer version of this server migrated it",
+            "run that version, or restore the backup from before",
+        );
+        return Schema::Unusable;
+    }
+    let pending = store::pending(db).await;
+    if pending > 0 {
+        let text = format!(
+            "{}, {pending} migration(s) pending; `migrate` or the next start applies them",
+            db.engine()
+        );
+        good("database", &text);
+        return Schema::Behind;
+    }
+    match identity::of_database(db).await {
+        Ok(instance) => {
+            let text = format!("{}, up to date, instance {instance}", db.engine());
+            good("database", &text);
+            Schema::UpToDate(instance)
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let advice = match Error::from(error).kind() {
+                Kind::Unavailable => {
+                    "somebody holds a lock for longer than database.timeout_secs, or its disk is \
+                     full: end the long transaction (a backup? a shell?) or make room"
+                }
+                _ => "is the database writable?",
+            };
+            bad("database", &text, advice);
+            Schema::Unusable
+        }
+    }
+}
+
+/// Clocks, leader and rows; true when nothing is wrong.
+async fn fleet(db: &Db, config: &Config) -> bool {
+    let found = match diagnosis::examine(db, config).await {
+        Ok(found) => found,
+        Err(error) => {
+            bad("workspaces", &error.to_string(), "is the database busy?");
+            return false;
+        }
+    };
+    for finding in &found {
+        match finding.severity {
+            Severity::Good => good(finding.what, &finding.text),
+            Severity::Doubtful => doubtful(finding.what, &finding.text, finding.advice),
+            Severity::Bad => bad(finding.what, &finding.text, finding.advice),
+        }
+    }
+    found.iter().all(|found| found.severity != Severity::Bad)
 }
 
 async fn backend(config: &Config, instance: &str) -> bool {
@@ -165,6 +205,10 @@ fn tell(what: &str, finding: &Finding) -> bool {
 
 fn good(what: &str, text: &str) {
     println!("ok    {what}: {text}");
+}
+
+fn doubtful(what: &str, text: &str, advice: &str) {
+    println!("warn  {what}: {text}\n      hint: {advice}");
 }
 
 fn bad(what: &str, text: &str, advice: &str) {

@@ -89,24 +89,25 @@ async fn get_metrics() -> Response {
     get,
     path = "/admin/liveness",
     tag = "system",
-    responses((status = 200, description = "last round of every loop"), (status = 401, body = ErrorBody))
+    responses((status = 200, description = "last round of every loop, and whether this server runs those that run once"), (status = 401, body = ErrorBody))
 )]
 async fn get_liveness(_: AdminAuth, State(app): State<App>) -> ApiResult<Json<Value>> {
-    let now = app.clock.now();
     let subsystems: Map<String, Value> = app
         .supervisor
         .ticks()
         .into_iter()
-        .map(|(name, at)| {
-            let at_text = at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-            let seconds_ago = (now - at).num_seconds().max(0);
+        .map(|(name, tick)| {
+            let at_text = tick.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+            // Not from the wall clock, which somebody may set.
+            let seconds_ago = tick.since.elapsed().as_secs();
             (
                 name.to_owned(),
                 json!({ "last_tick_at": at_text, "seconds_ago": seconds_ago }),
             )
         })
         .collect();
-    Ok(Json(json!({ "subsystems": subsystems })))
+    let leader = app.leader.is_leader();
+    Ok(Json(json!({ "subsystems": subsystems, "leader": leader })))
 }
 
 #[utoipa::path(

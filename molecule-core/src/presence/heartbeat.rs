@@ -72,6 +72,10 @@ pub(super) struct Pending(Arc<Mutex<Reports>>);
 #[derive(Default)]
 struct Reports {
     unwritten: HashMap<Uuid, Report>,
+    /// Others are on their way to the database.
+    is_writing: bool,
+    /// The last batch that was tried came back.
+    write_failed: bool,
     tasks: HashMap<Uuid, String>,
 }
 
@@ -95,15 +99,31 @@ impl Pending {
 
     fn take(&self) -> HashMap<Uuid, Report> {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.is_writing = true;
         std::mem::take(&mut reports.unwritten)
     }
 
-    /// Puts back what could not be written, unless something newer came in.
+    /// Ends a batch. Puts back what could not be written, unless something newer
+    /// came in.
     fn put_back(&self, unwritten: HashMap<Uuid, Report>) {
         let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.is_writing = false;
+        reports.write_failed = !unwritten.is_empty();
         for (id, report) in unwritten {
             reports.unwritten.entry(id).or_insert(report);
         }
+    }
+
+    /// True when the row of a workspace may be older than what its agent said.
+    fn may_hold(&self, id: Uuid) -> bool {
+        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.is_writing || reports.unwritten.contains_key(&id)
+    }
+
+    /// True when what agents say does not reach the database.
+    fn is_stuck(&self) -> bool {
+        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.write_failed
     }
 
     /// Drops what is known of a workspace that is gone.
@@ -198,6 +218,17 @@ impl Presence {
         Ok(())
     }
 
+    /// True when a heartbeat of this workspace may not be written yet: its row
+    /// must not be read as silence.
+    pub(crate) fn may_hold_heartbeat_of(&self, id: Uuid) -> bool {
+        self.pending.may_hold(id)
+    }
+
+    /// True when heartbeats arrive and cannot be written.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.pending.is_stuck()
+    }
+
     /// Writes every pending report in one transaction. A batch that could not be
     /// written, or whose writing was cancelled, is tried again later.
     pub(crate) async fn flush(&self) {
@@ -226,9 +257,7 @@ struct Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if !self.reports.is_empty() {
-            self.pending.put_back(std::mem::take(&mut self.reports));
-        }
+        self.pending.put_back(std::mem::take(&mut self.reports));
     }
 }
 

@@ -12,8 +12,10 @@ use crate::store::{Db, Tx, statement, with_tx};
 use crate::workspaces::Status;
 
 statement!(
+    /// The heartbeat that causes it counts at once: nobody must find an online row
+    /// whose last one is from before a long sleep.
     CHANGE_STATUS,
-    "UPDATE workspaces SET status = $3, updated_at = $4 WHERE id = $1 AND status = $2"
+    "UPDATE workspaces SET status = $3, last_heartbeat_at = $4, updated_at = $4 WHERE id = $1 AND status = $2"
 );
 
 /// True when the row still had the expected status.

@@ -55,14 +55,23 @@ super::statement!(
     "SELECT max(version) FROM _sqlx_migrations"
 );
 
-/// How many migrations this build has and the database has not.
-pub(crate) async fn pending(db: &Db) -> usize {
-    let applied: Option<i64> = super::with_db!(db, |pool| {
+async fn applied(db: &Db) -> Option<i64> {
+    super::with_db!(db, |pool| {
         sqlx::query_scalar::<_, Option<i64>>(APPLIED)
             .fetch_one(pool)
             .await
             .ok()
             .flatten()
-    });
+    })
+}
+
+/// True when the database has migrations that this build does not know.
+pub(crate) async fn is_ahead(db: &Db) -> bool {
+    applied(db).await > MIGRATIONS.last().map(|m| m.0)
+}
+
+/// How many migrations this build has and the database has not.
+pub(crate) async fn pending(db: &Db) -> usize {
+    let applied = applied(db).await;
     MIGRATIONS.iter().filter(|m| Some(m.0) > applied).count()
 }

@@ -19,7 +19,7 @@ use crate::error::Error;
 
 pub(crate) use connect::{StoreError, connect};
 pub(crate) use leader::Leader;
-pub(crate) use migrate::{migrate, pending};
+pub(crate) use migrate::{is_ahead, migrate, pending};
 
 /// The pool of either engine. Cheap to clone.
 #[derive(Clone)]

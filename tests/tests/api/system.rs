@@ -53,7 +53,7 @@ on_both_engines! {
         })
         .await;
         let reply = app.get("/admin/liveness").bearer(ADMIN).send().await.json();
-        assert_eq!(fields(&reply), ["subsystems"].into());
+        assert_eq!(fields(&reply), ["leader", "subsystems"].into());
         let names = fields(&reply["subsystems"]);
         for name in [
             "heartbeat-flush",

@@ -60,6 +60,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
     let one = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: true,
+        running: Some(true),
         instance_id: Some(instance.instance_id.clone()),
         storage: true,
     };
@@ -91,6 +92,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
     let kept = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: false,
+        running: None,
         instance_id: None,
         storage: true,
     };
@@ -116,6 +118,7 @@ pub(crate) async fn compute_that_ended_is_stopped_and_not_missing(fixture: &impl
     let dead = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: true,
+        running: Some(false),
         instance_id: Some(instance.instance_id),
         storage: true,
     };
@@ -389,6 +392,7 @@ pub(crate) async fn starting_again_replaces_compute_and_keeps_storage(fixture: &
     let one = ManagedInstance {
         workspace_id: spec.workspace_id,
         compute: true,
+        running: Some(true),
         instance_id: Some(second.instance_id),
         storage: true,
     };
@@ -412,6 +416,7 @@ pub(crate) async fn a_failed_restart_keeps_the_storage(fixture: &impl Fixture) {
     let kept = ManagedInstance {
         workspace_id: good.workspace_id,
         compute: false,
+        running: None,
         instance_id: None,
         storage: true,
     };

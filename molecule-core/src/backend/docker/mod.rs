@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::{ContainerStateStatusEnum, ContainerSummary};
+use bollard::models::{ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -304,6 +304,7 @@ impl Inner {
                 entry.compute = true;
                 // Next to the agent's there can be one that prepares a volume.
                 if is_agent(&container, workspace) {
+                    entry.running = container.state.map(is_running);
                     entry.instance_id = container.id;
                 }
             }
@@ -331,9 +332,18 @@ fn entry(found: &mut BTreeMap<Uuid, ManagedInstance>, workspace_id: Uuid) -> &mu
     found.entry(workspace_id).or_insert(ManagedInstance {
         workspace_id,
         compute: false,
+        running: None,
         instance_id: None,
         storage: false,
     })
+}
+
+/// As the daemon's `State.Running`, which holds between two restarts too.
+fn is_running(state: ContainerSummaryStateEnum) -> bool {
+    matches!(
+        state,
+        ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::RESTARTING
+    )
 }
 
 fn is_agent(container: &ContainerSummary, workspace: Uuid) -> bool {

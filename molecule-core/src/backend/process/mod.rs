@@ -340,14 +340,15 @@ impl Inner {
             let folder = self.folder(workspace_id);
             if name.to_str() == Some(&workspace_id.to_string()) && folder.owner()? == Owner::Us {
                 // A record that cannot be read still speaks of an agent.
-                let (compute, instance_id) = match folder.read_record() {
-                    Ok(Some(record)) => (true, Some(record.instance_id())),
-                    Ok(None) => (false, None),
-                    Err(_) => (true, None),
+                let (compute, running, instance_id) = match folder.read_record() {
+                    Ok(Some(record)) => (true, record.runs().ok(), Some(record.instance_id())),
+                    Ok(None) => (false, None, None),
+                    Err(_) => (true, None, None),
                 };
                 found.push(ManagedInstance {
                     workspace_id,
                     compute,
+                    running,
                     instance_id,
                     storage: true,
                 });

@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn what_is_stored_is_not_the_key_and_damage_is_noticed() {
         let key = crate::secrets::EncryptionKey::parse(&"k".repeat(32)).unwrap();
-        let cipher = Cipher::new(Some(&key)).unwrap();
+        let cipher = Cipher::new(Some(&key), &[]).unwrap();
         let stored = seal(&cipher, &[7; 32]).unwrap();
         assert!(!stored.contains(&STANDARD_NO_PAD.encode([7; 32])));
         assert_eq!(*open(&cipher, &parse(&stored).unwrap()).unwrap(), [7; 32]);

@@ -1,0 +1,153 @@
+//! The loops that look at all workspaces: who is silent, whose compute is gone,
+//! who sleeps best, which tokens and which history nobody needs.
+//!
+//! They run on the server that leads. They decide from positive lists of
+//! statuses, act through guarded changes of the rooms that own the rows, and do
+//! nothing where they cannot tell.
+
+pub(crate) mod diagnosis;
+mod health;
+mod hibernation;
+mod liveness;
+mod retention;
+mod store;
+mod tokens;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use molecule_hooks::Clock;
+use uuid::Uuid;
+
+use crate::auth::Auth;
+use crate::backend::{BackendKind, SharedBackend};
+use crate::config::Config;
+use crate::presence::Presence;
+use crate::store::{Db, Leader};
+use crate::supervisor::Supervisor;
+use crate::workspaces::Workspaces;
+
+/// Rows read at once; a round goes through all of them page by page.
+const PAGE: i64 = 500;
+/// Workspaces that are acted on at once.
+const ACT_AT_ONCE: usize = 8;
+
+/// How often the loops of a server look. The defaults suit every deployment;
+/// tests cannot wait for them.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Cadence {
+    /// For agents that fell silent.
+    pub liveness: Duration,
+    /// For compute that is gone.
+    pub health: Duration,
+    /// For workspaces that idle.
+    pub hibernation: Duration,
+    /// For tokens of workspaces without compute, and for spent tickets.
+    pub tokens: Duration,
+}
+
+impl Default for Cadence {
+    fn default() -> Self {
+        Self {
+            liveness: Duration::from_secs(15),
+            health: Duration::from_secs(15),
+            hibernation: Duration::from_secs(120),
+            tokens: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Everything this room works with.
+pub(crate) struct Services {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) db: Db,
+    pub(crate) auth: Auth,
+    pub(crate) backend: SharedBackend,
+    pub(crate) leader: Leader,
+    pub(crate) presence: Presence,
+    pub(crate) workspaces: Workspaces,
+    pub(crate) supervisor: Supervisor,
+}
+
+/// The room's service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Sweeps {
+    services: Arc<Services>,
+    attention: liveness::Attention,
+    backend_trouble: health::Trouble,
+}
+
+impl Sweeps {
+    pub(crate) fn new(services: Services) -> Self {
+        Self {
+            services: Arc::new(services),
+            attention: liveness::Attention::default(),
+            backend_trouble: health::Trouble::default(),
+        }
+    }
+
+    /// Starts the loops.
+    pub(crate) fn start(&self, cadence: &Cadence) {
+        let services = &self.services;
+        // On every server: each knows for itself how long it could have heard.
+        let this = self.clone();
+        let supervisor = &services.supervisor;
+        supervisor.every("liveness-monitor", cadence.liveness, move || {
+            let this = this.clone();
+            async move { this.sweep_silent().await }
+        });
+        if services.backend.kind() != BackendKind::None {
+            self.lead("health-sweep", cadence.health, |this| async move {
+                this.sweep_gone().await;
+            });
+            self.lead("token-sweep", cadence.tokens, |this| async move {
+                this.sweep_tokens().await;
+            });
+        }
+        self.lead(
+            "hibernation-monitor",
+            cadence.hibernation,
+            |this| async move {
+                this.sweep_idle().await;
+            },
+        );
+        self.lead("ticket-sweep", cadence.tokens, |this| async move {
+            this.sweep_tickets().await;
+        });
+        let hours = u64::from(services.config.retention.interval_hours);
+        let between = Duration::from_secs(hours * 3600);
+        self.lead("retention", between, |this| async move {
+            this.sweep_history().await;
+        });
+    }
+
+    /// Runs a loop while this server leads.
+    fn lead<F, Fut>(&self, name: &'static str, period: Duration, work: F)
+    where
+        F: Fn(Self) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let (this, services) = (self.clone(), &self.services);
+        let work = move || work(this.clone());
+        (services.leader).every(&services.supervisor, name, period, work);
+    }
+
+    /// The compute of a workspace is gone or its agent is silent.
+    async fn take_offline(&self, id: Uuid, why: &'static str) {
+        match self.services.workspaces.went_offline(id).await {
+            Ok(true) => {
+                tracing::warn!(workspace.id = %id, "workspace went offline: {why}");
+                metrics::counter!("molecule_workspaces_offline_total", "reason" => why)
+                    .increment(1);
+            }
+            // It was paused, removed or restarted in between.
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(workspace.id = %id, ?error, "workspace not marked offline; will retry");
+            }
+        }
+    }
+}
