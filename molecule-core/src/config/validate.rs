@@ -112,19 +112,38 @@ fn server(config: &Config, found: &mut Vec<String>) {
             }
         }
     }
-    for origin in &server.cors_origins {
+    // Entries by their number: what stands in the wrong place may be a secret.
+    for (entry, origin) in (1..).zip(&server.cors_origins) {
         if !is_origin(origin.trim()) {
             found.push(format!(
-                "server.cors_origins (CORS_ORIGINS): {origin:?} is no origin; write scheme, host and \
-                 port only, such as https://canvas.example.org, or * for all"
+                "server.cors_origins (CORS_ORIGINS): entry {entry} is no origin; write scheme, host \
+                 and port only, such as https://canvas.example.org, or * for all"
             ));
         }
     }
-    for network in &server.trusted_proxies {
+    for (entry, network) in (1..).zip(&server.trusted_proxies) {
         if network.parse::<Cidr>().is_err() {
             found.push(format!(
-                "server.trusted_proxies (TRUSTED_PROXIES): {network:?} is no network; write one such \
-                 as 10.0.0.0/8, or an address"
+                "server.trusted_proxies (TRUSTED_PROXIES): entry {entry} is no network; write one \
+                 such as 10.0.0.0/8, or an address"
+            ));
+        }
+    }
+    for (field, value) in [
+        ("server.canvas_proxy_url", &server.canvas_proxy_url),
+        (
+            "control_plane.upstream_url",
+            &config.control_plane.upstream_url,
+        ),
+    ] {
+        let parsed = value.as_ref().and_then(|text| url::Url::parse(text).ok());
+        let is_bare = |url: &url::Url| {
+            let user = !url.username().is_empty() || url.password().is_some();
+            !user && url.query().is_none() && url.fragment().is_none()
+        };
+        if parsed.is_some_and(|url| !is_bare(&url)) {
+            found.push(format!(
+                "{field}: must have no user, password, query or fragment"
             ));
         }
     }

@@ -2,6 +2,9 @@
 //! metrics and the log line, a fence against panics, CORS, the limit of requests,
 //! the tenant guard, a deadline.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::mem;
 use std::panic::AssertUnwindSafe;
