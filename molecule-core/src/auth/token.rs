@@ -37,6 +37,10 @@ impl TokenHash {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
