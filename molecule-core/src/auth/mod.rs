@@ -265,6 +265,20 @@ impl Auth {
         self.relay.send(Topic::TokensRevoked, owner.to_string());
     }
 
+    /// Counts what may have ended a credential: who keeps a connection open asks
+    /// again when it changes.
+    pub(crate) fn revocations(&self) -> u64 {
+        self.tokens.revocations()
+    }
+
+    /// The credential of a request, if it is known in memory to be valid: whom a
+    /// limit of requests counts. Never asks the database.
+    pub(crate) fn known_credential(&self, headers: &http::HeaderMap) -> Option<TokenHash> {
+        let offered = TokenHash::of(bearer(headers)?);
+        let is_known = self.is_admin(&offered) || self.tokens.get(&offered).is_some();
+        is_known.then_some(offered)
+    }
+
     /// True while the server has no administrator token and never had another
     /// one. Revoking every token does not reopen it.
     async fn is_open(&self) -> Result<bool> {
