@@ -213,7 +213,10 @@ fn decode(root: Map<String, Value>, problems: &mut Vec<String>) -> Config {
             path.join(".")
         };
         problems.push(format!("{shown}: {said}"));
-        if !(remove(&mut value, &path) || remove_unknown(&mut value, &path, &cause)) {
+        // An item of a list takes the whole list with it.
+        let whole = path.iter().position(|part| part.starts_with('['));
+        let path = &path[..whole.unwrap_or(path.len())];
+        if !(remove(&mut value, path) || remove_unknown(&mut value, path, &cause)) {
             return Config::default();
         }
     }

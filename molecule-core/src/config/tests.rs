@@ -195,3 +195,92 @@ fn what_could_not_be_read_is_not_also_called_missing() {
     let text = Config::from_sources(missing).unwrap_err().to_string();
     assert!(!text.contains("is required"), "{text}");
 }
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+const OLD_KEY: &str = "fedcba9876543210fedcba9876543210";
+
+fn key_file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn earlier_keys_come_from_a_list_a_variable_or_a_file() {
+    let keys = |config: Config| -> Vec<String> {
+        let keys = config.secrets.previous_encryption_keys.iter();
+        keys.map(|key| key.expose().to_owned()).collect()
+    };
+    let current = ("SECRETS_ENCRYPTION_KEY", KEY);
+    let yaml = format!("secrets: {{ previous_encryption_keys: [{OLD_KEY}] }}");
+    assert_eq!(keys(load(&yaml, &[DEV, current]).unwrap()), [OLD_KEY]);
+    let list = format!("{OLD_KEY}, {KEY}");
+    let variable = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS", list.as_str());
+    let config = load("{}", &[DEV, current, variable]).unwrap();
+    assert_eq!(keys(config), [OLD_KEY, KEY]);
+    let file = key_file(&format!("\r\n{OLD_KEY}\r\n\n  {KEY}  \n"));
+    let path = file.path().to_str().unwrap();
+    let variable = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS_FILE", path);
+    let config = load("{}", &[DEV, current, variable]).unwrap();
+    assert_eq!(keys(config), [OLD_KEY, KEY]);
+    let empty = key_file("\n \n");
+    let variable = (variable.0, empty.path().to_str().unwrap());
+    assert!(keys(load("{}", &[DEV, current, variable]).unwrap()).is_empty());
+}
+
+#[test]
+fn every_problem_with_earlier_keys_is_listed_and_no_key_is_quoted() {
+    let file = key_file("hunter2-a\n\nhunter2-b\n");
+    let path = file.path().to_str().unwrap();
+    let file = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS_FILE", path);
+    let list = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS", "hunter2-c");
+    let current = ("SECRETS_ENCRYPTION_KEY", KEY);
+    let many = vec![OLD_KEY; 33].join(",");
+    let many = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS", many.as_str());
+    let missing = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS_FILE", "/does/not/exist");
+    let cases: [(&str, &[(&str, &str)], &[&str]); 7] = [
+        (
+            "{}",
+            &[DEV, current, file],
+            &[
+                "secrets.previous_encryption_keys[0]: must be 32 bytes",
+                "secrets.previous_encryption_keys[1]: must be 32 bytes",
+            ],
+        ),
+        ("{}", &[DEV, current, file, list], &["not both"]),
+        (
+            "{}",
+            &[DEV, list],
+            &[
+                "secrets.encryption_key: is required with",
+                "previous_encryption_keys[0]",
+            ],
+        ),
+        ("{}", &[DEV, current, many], &["at most 32"]),
+        (
+            "{}",
+            &[DEV, current, missing],
+            &["secrets.previous_encryption_keys_file: cannot be read"],
+        ),
+        (
+            "secrets: { previous_encryption_keys: hunter2-d }",
+            &[DEV, current],
+            &["secrets.previous_encryption_keys: invalid type"],
+        ),
+        (
+            "{ secrets: { previous_encryption_keys: [[hunter2-e]] }, log: { format: 5 } }",
+            &[DEV, current],
+            &["secrets.previous_encryption_keys", "log.format"],
+        ),
+    ];
+    for (yaml, variables, expected) in cases {
+        let text = load(yaml, variables).unwrap_err().to_string();
+        for part in expected {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        assert!(
+            !text.contains("hunter2") && !text.contains(OLD_KEY),
+            "{text}"
+        );
+    }
+}

@@ -1,1 +1,11 @@
 //! Secrets: routes, encryption, rotation, restarts.
+
+mod commands;
+mod global;
+mod model;
+mod requests;
+mod restarts;
+mod rotation;
+mod validation;
+mod values;
+mod workspace;

@@ -32,7 +32,7 @@ fn entry(key: &str, value: &str) -> Entry {
     Entry::new(Some(key.to_owned()), Some(Secret::new(value))).unwrap()
 }
 
-async fn run(db: &Db, sql: &'static str, id: Uuid) {
+async fn execute(db: &Db, sql: &'static str, id: Uuid) {
     let now = timestamp(&Clock::system());
     with_db!(db, |pool| sqlx::query(sql)
         .bind(id)
@@ -274,7 +274,7 @@ on_both_engines! {
         service.set(Scope::Workspace(own), &entry("KEY", "mine")).await.unwrap();
         for id in [late, own] {
             // As if its secrets were being read this very moment.
-            run(db, "UPDATE workspaces SET provision_lease_until = $2, restart_requested_at = NULL WHERE id = $1", id).await;
+            execute(db, "UPDATE workspaces SET provision_lease_until = $2, restart_requested_at = NULL WHERE id = $1", id).await;
         }
         let now = timestamp(&Clock::system());
         let requested = store::restart::request_missed(db, "KEY", now, now).await.unwrap();
@@ -291,26 +291,32 @@ on_both_engines! {
         }
         let service = secrets(db, &cipher(Some(NEW), &[]));
         let mut writers = tokio::task::JoinSet::new();
-        for number in 0..24 {
-            let (service, ids, db) = (service.clone(), ids.clone(), db.clone());
+        for number in 0..8 {
+            let (service, id) = (service.clone(), ids[0]);
             writers.spawn(async move {
                 let value = format!("value-of-writer-{number}");
-                // The same key, other keys, and rows of many workspaces in another order
                 service.set(Scope::Global, &entry("SHARED", &value)).await.unwrap();
                 service.set(Scope::Global, &entry(&format!("KEY_{number}"), &value)).await.unwrap();
-                service.set(Scope::Workspace(ids[0]), &entry("SHARED", &value)).await.unwrap();
-                let mut tx = db.begin().await.unwrap();
-                for id in ids.iter().rev().take(3) {
-                    let _ = store::lock(&mut tx, Scope::Workspace(*id)).await;
-                }
-                drop(tx);
+                service.set(Scope::Workspace(id), &entry("SHARED", &value)).await.unwrap();
             });
         }
+        // Somebody who locks many workspaces in another order
+        let (backwards, other) = (ids.clone(), db.clone());
+        writers.spawn(async move {
+            for _ in 0..3 {
+                let mut tx = other.begin().await.unwrap();
+                let mut works = true;
+                for id in backwards.iter().rev() {
+                    works = works && store::lock(&mut tx, Scope::Workspace(*id)).await.is_ok();
+                }
+                let _ = tx.commit().await;
+            }
+        });
         while let Some(done) = writers.join_next().await {
             done.unwrap();
         }
         let bundle = service.bundle(ids[0]).await.unwrap();
-        assert_eq!((bundle.global.len(), bundle.workspace.len()), (25, 1));
+        assert_eq!((bundle.global.len(), bundle.workspace.len()), (9, 1));
         assert!(bundle.global["SHARED"].expose().starts_with("value-of-writer-"));
         for id in ids {
             assert!(is_requested(db, id).await);
