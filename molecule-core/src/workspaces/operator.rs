@@ -56,7 +56,10 @@ impl Workspaces {
                 format!("{TRUNCATED}{}", &log[start..])
             }
         };
-        let stored = format!("{error}\n\n{log_tail}");
+        let stored = match log_tail.is_empty() {
+            true => error.clone(),
+            false => format!("{error}\n\n{log_tail}"),
+        };
         let payload = json!({
             "error": head(&error),
             "log_tail": log_tail,

@@ -5,6 +5,8 @@ use std::path::{Component, Path};
 
 /// Characters that would mean something to YAML.
 const YAML_SPECIAL: &[char] = &['{', '}', '[', ']', '|', '>', '*', '&', '!'];
+/// What ends a line, for YAML or for a screen.
+const LINE_BREAKS: &[char] = &['\r', '\n', '\u{2028}', '\u{2029}'];
 /// Host folders no workspace may mount, nor anything below them.
 const FORBIDDEN_DIRS: &[&str] = &[
     "/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr",
@@ -31,7 +33,7 @@ pub(super) fn check_text(field: &str, value: &str) -> Result<(), String> {
     if value.len() > limit {
         return Err(format!("{field} must be at most {limit} characters"));
     }
-    if value.contains(['\r', '\n', '\u{2028}', '\u{2029}']) {
+    if value.contains(LINE_BREAKS) {
         return Err(format!("{field} must not contain newline characters"));
     }
     if value.chars().any(is_control) {
@@ -71,7 +73,7 @@ pub(super) fn check_dir(dir: &str) -> Result<(), String> {
             "workspace_dir must be at most {MAX_DIR_BYTES} characters"
         ));
     }
-    if dir.chars().any(is_control) {
+    if dir.contains(LINE_BREAKS) || dir.chars().any(is_control) {
         return Err("workspace_dir must not contain control characters".into());
     }
     if !path.is_absolute() {
