@@ -126,6 +126,82 @@ async fn the_writer_of_each_variable_is_noted_and_the_callers_one_is_restored() 
     assert_eq!(env.provenance("LATER"), [EnvSource::WorkspaceSecret]);
 }
 
+/// Starts from an empty map and pretends to be somebody else.
+struct Usurper;
+
+#[async_trait]
+impl EnvMutator for Usurper {
+    fn name(&self) -> &str {
+        "usurper"
+    }
+
+    async fn mutate_env(&self, _: &WorkspaceContext, env: &mut EnvMap) -> Result<(), HookError> {
+        let kept = env.get("KEPT").unwrap_or_default().to_owned();
+        *env = EnvMap::new();
+        env.set_writer(EnvSource::GlobalSecret);
+        env.set("KEPT", kept)?;
+        env.set("CHANGED", "mine")?;
+        env.set("SCRATCH", "x")?;
+        env.remove("SCRATCH");
+        env.set_writer(EnvSource::Identity);
+        env.set("PASSING", "x")?;
+        env.set_writer(EnvSource::Platform);
+        env.remove("PASSING");
+        Ok(env.set("NEW", "one")?)
+    }
+}
+
+#[tokio::test]
+async fn a_hook_cannot_hide_what_it_did() {
+    let registry = Registry::new().with(Tracer("a")).with(Usurper);
+    let mut env = EnvMap::new();
+    env.set_writer(EnvSource::WorkspaceSecret);
+    for name in ["KEPT", "CHANGED", "LOST"] {
+        env.set_secret(name, name).unwrap();
+    }
+    env.set("EARLIER", "").unwrap();
+    env.set_writer(EnvSource::Identity);
+    env.remove("EARLIER");
+    registry.run(&workspace(), &mut env).await.unwrap();
+
+    let hook = |name: &str| EnvSource::Hook {
+        name: name.to_owned(),
+        version: String::new(),
+    };
+    let history = |name: &str| -> Vec<(EnvSource, bool)> {
+        let steps = env.history(name);
+        steps
+            .into_iter()
+            .map(|step| (step.source, step.removed))
+            .collect()
+    };
+    let ours = EnvSource::WorkspaceSecret;
+    assert_eq!(history("KEPT"), [(ours.clone(), false)]);
+    assert!(env.is_secret("KEPT"), "an unchanged secret stays secret");
+    assert_eq!(
+        history("CHANGED"),
+        [(ours.clone(), false), (hook("usurper"), false)]
+    );
+    assert_eq!(
+        history("LOST"),
+        [(ours.clone(), false), (hook("usurper"), true)]
+    );
+    assert_eq!(
+        history("TRACE"),
+        [(hook("a"), false), (hook("usurper"), true)]
+    );
+    assert_eq!(
+        history("EARLIER"),
+        [(ours, false), (EnvSource::Identity, true)]
+    );
+    assert_eq!(history("NEW"), [(hook("usurper"), false)]);
+    assert!(history("SCRATCH").is_empty() && history("PASSING").is_empty());
+    assert_eq!(
+        env.removed_names().collect::<Vec<_>>(),
+        ["EARLIER", "LOST", "TRACE"]
+    );
+}
+
 /// Waits for a permit, so that a test can hold a provision under way.
 struct Gate {
     entered: Arc<Semaphore>,

@@ -29,6 +29,9 @@ async fn boots_and_token_routes_share_one_token() {
     let (_, env) = world.boot().await;
     let served = world.token().await.unwrap();
     assert_eq!(env.get("GITHUB_TOKEN"), Some(served.secret.expose()));
+    for name in ["GITHUB_TOKEN", "GH_TOKEN"] {
+        assert_eq!(env.expires_at(name), Some(served.expires_at), "{name}");
+    }
     assert_eq!(world.github.calls(), 1);
     let provider = world.hook.token_provider().unwrap();
     assert_eq!(provider.scope(), TokenScope::Shared);

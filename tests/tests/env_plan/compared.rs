@@ -9,7 +9,7 @@ use molecule_hooks::Token;
 use molecule_tests::fake_backend::Fault;
 use molecule_tests::hooks::FnHook;
 use molecule_tests::support::{assert_time, sql_id, strict};
-use molecule_tests::{ADMIN, Engine, eventually, on_both_engines};
+use molecule_tests::{ADMIN, eventually, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::shared::{changes, hash, named, plan, scripted, started, store_global, store_own};

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use molecule_core::config::BackendChoice;
 use molecule_hooks::{EnvMap, EnvMutator, HookError, WorkspaceContext};
 use molecule_tests::hooks::HangingHook;
+use molecule_tests::on_both_engines;
 use molecule_tests::support::{sql_bytes, sql_id, strict};
-use molecule_tests::{Engine, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::shared::{

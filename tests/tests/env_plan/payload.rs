@@ -1,7 +1,7 @@
 //! Trying out a payload: what a create would say, and nothing of what it would do.
 
 use molecule_tests::support::{create, strict};
-use molecule_tests::{ADMIN, Engine, Reply, TestApp, on_both_engines};
+use molecule_tests::{ADMIN, Reply, TestApp, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::shared::{

@@ -11,8 +11,8 @@ use molecule_hooks::tracing::span::{Attributes, Id, Record};
 use molecule_hooks::tracing::{self, Event, Metadata, Subscriber};
 use molecule_hooks::{HookError, Token};
 use molecule_tests::hooks::FnHook;
+use molecule_tests::on_both_engines;
 use molecule_tests::support::strict;
-use molecule_tests::{Engine, on_both_engines};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 

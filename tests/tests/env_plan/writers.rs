@@ -11,7 +11,7 @@ use molecule_hooks::{
 };
 use molecule_tests::hooks::FnHook;
 use molecule_tests::support::strict;
-use molecule_tests::{ADMIN, Engine, on_both_engines};
+use molecule_tests::{ADMIN, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::shared::{
@@ -93,7 +93,7 @@ on_both_engines! {
         assert!(names.is_sorted(), "{names:?}");
         let booted = app.backend.env(&id);
         for name in &names {
-            let expected = *key(&plan, name)["present"] == json!(true);
+            let expected = key(&plan, name)["present"] == json!(true);
             let forced = ["MOLECULE_URL", "PLATFORM_URL", "TIER", "WORKSPACE_CONFIG_PATH", "WORKSPACE_ID"];
             let is_there = booted.contains_key(*name) || forced.contains(name);
             assert_eq!(is_there, expected, "{name}");
@@ -102,11 +102,7 @@ on_both_engines! {
     }
 
     async fn a_linked_hook_is_shown_with_the_version_of_its_crate(engine: Engine) {
-        let config = HooksConfig {
-            order: vec!["versioned".to_owned()],
-            ..HooksConfig::default()
-        };
-        let registry = Registry::from_linked(&config).expect("a chain");
+        let registry = Registry::from_linked(&HooksConfig::default()).expect("a chain");
         let app = strict(engine).registry(registry).start().await;
         let id = started(&app, named("one")).await;
         let plan = plan(&app, &id).await;

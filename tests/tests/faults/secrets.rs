@@ -181,7 +181,12 @@ async fn blunders(server: &ServerProcess, id: &str, plants: &Plants, calls: &mut
             json!([value]),
             json!(value),
         ];
-        for path in ["/workspaces", "/registry/register", "/registry/heartbeat"] {
+        for path in [
+            "/workspaces",
+            "/admin/env-plan",
+            "/registry/register",
+            "/registry/heartbeat",
+        ] {
             for body in &bodies {
                 let request = server
                     .request("POST", path)
@@ -249,6 +254,7 @@ async fn look_around(server: &ServerProcess, id: &str, plants: &Plants, calls: &
         "/admin/liveness",
         "/workspaces",
         &one,
+        &format!("/admin{one}/env-plan"),
     ] {
         calls
             .expect(200, path, server.request("GET", path).bearer(admin))
@@ -285,6 +291,11 @@ async fn failures(server: &ServerProcess, plants: &Plants, calls: &mut Recorder)
     });
     let bodies = faults.map(|name| json!({ "name": name, "secrets": secrets_of(plants) }));
     for body in bodies.into_iter().chain([read_only]) {
+        let request = server
+            .request("POST", "/admin/env-plan")
+            .bearer(admin)
+            .json(body.clone());
+        calls.expect(200, "an env plan", request).await;
         let request = server
             .request("POST", "/workspaces")
             .bearer(admin)
