@@ -244,20 +244,6 @@ impl Auth {
         Ok(Some(live))
     }
 
-    /// The credential of a request, if it is known in memory to be valid: whom a
-    /// limit of requests counts. Never asks the database.
-    pub(crate) fn known_credential(&self, headers: &http::HeaderMap) -> Option<TokenHash> {
-        let offered = TokenHash::of(bearer(headers)?);
-        let is_known = self.is_admin(&offered) || self.tokens.get(&offered).is_some();
-        is_known.then_some(offered)
-    }
-
-    /// Counts what may have ended a credential: who keeps a connection open asks
-    /// again when it changes.
-    pub(crate) fn revocations(&self) -> u64 {
-        self.tokens.revocations()
-    }
-
     /// Makes this server and the others forget what they know of a workspace's
     /// tokens, or of one org token. Call it after the commit that revoked them.
     pub(crate) fn forget(&self, owner: Uuid) {

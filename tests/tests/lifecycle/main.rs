@@ -2,18 +2,18 @@
 
 use molecule_tests::support;
 
+mod budget;
+mod external;
+mod hierarchy;
 mod interleavings;
+mod memories;
+mod operator;
 mod pausing;
 mod requested;
 mod restart;
 mod sleeping;
-mod tools;
-mod budget;
-mod external;
-mod hierarchy;
-mod memories;
-mod operator;
 mod snippets;
 mod texts;
 mod timeouts;
+mod tools;
 mod update;

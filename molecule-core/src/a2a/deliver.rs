@@ -1,0 +1,119 @@
+//! Handing a message over, and finding out what a failure means.
+
+use std::time::Duration;
+
+use super::{A2a, Answer, WAKE_RETRY_SECS, status};
+use crate::backend::{InstanceRef, Liveness};
+use crate::error::{Error, Result};
+use crate::outbound::{CallError, Limits, Policy, read_body};
+use crate::workspaces::Workspace;
+
+/// Longest answer that is passed on.
+const MAX_ANSWER_BYTES: usize = 10 * 1024 * 1024;
+/// A call ends after this long, whatever its caller asks for.
+const LONGEST_CALL: Duration = Duration::from_secs(30 * 60);
+/// What a caller gets who asks for nothing.
+const USUAL_CALL: Duration = Duration::from_secs(300);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The backend may take this long to say whether an agent runs.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_RETRY_SECS: u64 = 30;
+
+impl A2a {
+    pub(super) async fn deliver(
+        &self,
+        workspace: &Workspace,
+        message: Vec<u8>,
+        limit: Option<Duration>,
+    ) -> Result<Answer> {
+        let limits = Limits {
+            connect: CONNECT_TIMEOUT,
+            total: limit.unwrap_or(USUAL_CALL).min(LONGEST_CALL),
+            max_body_bytes: MAX_ANSWER_BYTES,
+        };
+        let client = match workspace.external {
+            // A hosted agent's URL comes from the backend; this one from its agent.
+            true => self.vetted(&workspace.url, &limits).await?,
+            false => self.agents.clone(),
+        };
+        let sent = client
+            .post(&workspace.url)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(message)
+            .timeout(limits.total)
+            .send()
+            .await;
+        let response = match sent {
+            Ok(response) => response,
+            Err(error) => return Err(self.not_delivered(workspace, error).await?),
+        };
+        let code = response.status().as_u16();
+        if matches!(code, 502..=504 | 521..=524) && self.is_gone(workspace).await {
+            return Err(self.restarting(workspace).await?);
+        }
+        match read_body(response, &limits).await {
+            Ok(body) => Ok(status::answer(code, body)),
+            Err(error) => {
+                let confirmed = (200..400).contains(&code);
+                Err(Error::bad_gateway("failed to read agent response", error)
+                    .with("delivery_confirmed", confirmed))
+            }
+        }
+    }
+
+    async fn vetted(&self, url: &str, limits: &Limits) -> Result<reqwest::Client> {
+        let vetted = self
+            .guard
+            .vet(url, Policy::Outbound)
+            .await
+            .map_err(|refusal| {
+                let cause = anyhow::anyhow!("{refusal}");
+                Error::bad_gateway("workspace URL is not publicly routable", cause)
+            })?;
+        vetted
+            .client(limits)
+            .map_err(|error: CallError| Error::internal("failed to create proxy request", error))
+    }
+
+    /// What a call that got no answer means.
+    async fn not_delivered(&self, workspace: &Workspace, error: reqwest::Error) -> Result<Error> {
+        if self.is_gone(workspace).await {
+            return self.restarting(workspace).await;
+        }
+        let error = error.without_url();
+        let is_refused = error.is_connect() && !error.is_timeout();
+        if is_refused {
+            return Ok(Error::bad_gateway("failed to reach workspace agent", error));
+        }
+        tracing::info!(workspace.id = %workspace.id, %error, "agent busy");
+        Ok(
+            Error::not_now("workspace agent busy — retry after a short backoff")
+                .with("busy", true)
+                .with("retry_after", BUSY_RETRY_SECS)
+                .retry_after(BUSY_RETRY_SECS),
+        )
+    }
+
+    /// True only when the backend knows that nothing runs.
+    async fn is_gone(&self, workspace: &Workspace) -> bool {
+        if workspace.external {
+            return false;
+        }
+        let instance = InstanceRef {
+            workspace_id: workspace.id,
+            instance_id: workspace.instance_id.clone(),
+        };
+        let liveness = tokio::time::timeout(PROBE_TIMEOUT, self.backend.liveness(&instance)).await;
+        matches!(liveness, Ok(Liveness::Stopped | Liveness::Missing))
+    }
+
+    async fn restarting(&self, workspace: &Workspace) -> Result<Error> {
+        self.workspaces.went_offline(workspace.id).await?;
+        Ok(
+            Error::not_now("workspace agent unreachable — container restart triggered")
+                .with("restarting", true)
+                .with("retry_after", WAKE_RETRY_SECS)
+                .retry_after(WAKE_RETRY_SECS),
+        )
+    }
+}
