@@ -11,6 +11,7 @@ mod events;
 mod hooks;
 mod http;
 mod identity;
+mod outbound;
 mod presence;
 mod provlog;
 mod redact;

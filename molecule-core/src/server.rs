@@ -16,6 +16,7 @@ use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
 use crate::hooks::{Credentials, HookRunner, hook_secrets};
 use crate::http::{self, Limits, Serving, Shell};
+use crate::outbound::Guard;
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, Secrets};
@@ -152,7 +153,7 @@ impl Server {
             tracing::warn!(remaining, "tasks did not end in time");
         }
         let last = || (left() / 2).clamp(SHORTEST_PHASE, LONGEST_LAST_PHASE);
-        if tokio::time::timeout(last(), self.app.presence.flush())
+        if tokio::time::timeout(last(), self.app.presence.flush_all())
             .await
             .is_err()
         {
@@ -279,7 +280,7 @@ impl Wiring {
         let auth = Auth::new(db.clone(), clock.clone(), redactor.clone(), &config);
         let secrets = Secrets::new(db.clone(), cipher, redactor.clone(), clock.clone());
         secrets.teach_redactor().await?;
-        let directory = Directory::new(db.clone());
+        let directory = Directory::new(db.clone(), relay.clone());
         let credentials = Credentials::new(registry.clone(), redactor.clone(), clock.clone());
         let workspaces = Workspaces::new(Services {
             config: Arc::clone(&config),
@@ -291,7 +292,8 @@ impl Wiring {
             backend: Arc::clone(&backend),
             events: events.clone(),
             directory,
-            hierarchy: Hierarchy::new(db.clone()),
+            hierarchy: Hierarchy::new(db.clone(), relay.clone()),
+            guard: Guard::new(&config),
             relay: relay.clone(),
             leader: leader.clone(),
             redactor: redactor.clone(),

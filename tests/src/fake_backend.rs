@@ -44,12 +44,18 @@ struct State {
     starts: Vec<StartSpec>,
     stops: Vec<Uuid>,
     cancelled: usize,
+    in_containers: bool,
 }
 
 impl FakeBackend {
     /// Sets the behaviour of the calls that follow.
     pub fn set_fault(&self, fault: Fault) {
         self.state(|state| state.fault = fault);
+    }
+
+    /// From now on its agents seem to be in containers on a network of their own.
+    pub fn put_in_containers(&self) {
+        self.state(|state| state.in_containers = true);
     }
 
     /// Every `start` so far, successful or not.
@@ -116,7 +122,16 @@ impl WorkspaceBackend for FakeBackend {
     }
 
     fn platform_host(&self) -> &'static str {
-        "127.0.0.1"
+        match self.state(|state| state.in_containers) {
+            true => "host.docker.internal",
+            false => "127.0.0.1",
+        }
+    }
+
+    fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
+        let short = workspace_id.to_string()[..12].to_owned();
+        self.state(|state| state.in_containers)
+            .then(|| format!("http://ws-{short}:8000"))
     }
 
     async fn start(

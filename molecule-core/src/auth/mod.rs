@@ -5,6 +5,7 @@
 //! latter is a 503 that clients retry, never a 401 and never an open door.
 
 mod extract;
+mod known;
 pub(crate) mod routes;
 mod store;
 mod token;

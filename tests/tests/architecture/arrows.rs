@@ -10,11 +10,13 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     // Plumbing: knows no room above it.
     ("config", &["secrets::EncryptionKey"]),
     ("error", &[]),
     ("identity", &["store"]),
+    // Calls to the outside: any room that makes one may use it.
+    ("outbound", &["config"]),
     ("provlog", &[]),
     ("redact", &[]),
     ("store", &["config", "error", "supervisor"]),
@@ -34,6 +36,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "auth",
             "error",
             "events",
+            "outbound",
             "redact",
             "store",
             "supervisor",
@@ -50,6 +53,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "error",
             "events",
             "hooks",
+            "outbound",
             "provlog",
             "redact",
             "secrets",
