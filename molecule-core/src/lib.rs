@@ -12,6 +12,7 @@ mod events;
 mod hooks;
 mod http;
 mod identity;
+mod outbound;
 mod presence;
 mod provlog;
 mod redact;

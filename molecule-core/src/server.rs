@@ -21,6 +21,7 @@ use crate::http::{
     self, Cors, KnownCredential, Limits, Proxies, RateLimiter, Serving, Shell, ShellParts,
     TenantGuard, TrustedCanvas,
 };
+use crate::outbound::Guard;
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::secrets::{Cipher, EncryptionKey, FingerprintError, Fingerprints, Secrets};
@@ -172,7 +173,7 @@ impl Server {
             tracing::warn!(remaining, "tasks did not end in time");
         }
         let last = || (left() / 2).clamp(SHORTEST_PHASE, LONGEST_LAST_PHASE);
-        if tokio::time::timeout(last(), self.app.presence.flush())
+        if tokio::time::timeout(last(), self.app.presence.flush_all())
             .await
             .is_err()
         {
@@ -320,8 +321,8 @@ impl Wiring {
         secrets.teach_redactor().await?;
         let fingerprints = Fingerprints::load(&db, secrets.cipher()).await?;
         let request_timeout = Duration::from_secs(config.server.request_timeout_secs);
-        let directory = Directory::new(db.clone());
-        let hierarchy = Hierarchy::new(db.clone());
+        let directory = Directory::new(db.clone(), relay.clone());
+        let hierarchy = Hierarchy::new(db.clone(), relay.clone());
         let revocations = auth.clone();
         events.start(&supervisor, Arc::new(hierarchy.clone()), move || {
             revocations.revocations()
@@ -338,6 +339,7 @@ impl Wiring {
             events: events.clone(),
             directory,
             hierarchy,
+            guard: Guard::new(&config),
             relay: relay.clone(),
             leader: leader.clone(),
             redactor: redactor.clone(),

@@ -70,6 +70,7 @@ struct State {
     configs: BTreeMap<(Uuid, String), Vec<u8>>,
     cancelled: usize,
     console: Option<ConsoleScript>,
+    in_containers: bool,
 }
 
 impl FakeBackend {
@@ -81,6 +82,11 @@ impl FakeBackend {
     /// Gives workspaces a console, which they do not have otherwise.
     pub fn set_console(&self, script: ConsoleScript) {
         self.state(|state| state.console = Some(script));
+    }
+
+    /// From now on its agents seem to be in containers on a network of their own.
+    pub fn put_in_containers(&self) {
+        self.state(|state| state.in_containers = true);
     }
 
     /// Every `start` so far, successful or not.
@@ -251,7 +257,16 @@ impl WorkspaceBackend for FakeBackend {
     }
 
     fn platform_host(&self) -> &'static str {
-        "127.0.0.1"
+        match self.state(|state| state.in_containers) {
+            true => "host.docker.internal",
+            false => "127.0.0.1",
+        }
+    }
+
+    fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
+        let short = workspace_id.to_string()[..12].to_owned();
+        self.state(|state| state.in_containers)
+            .then(|| format!("http://ws-{short}:8000"))
     }
 
     async fn start(

@@ -10,6 +10,7 @@ mod canvas_cookie;
 mod extract;
 mod gates;
 mod headers;
+mod known;
 mod mint_limit;
 mod org_tokens;
 mod principal;

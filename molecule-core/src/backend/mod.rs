@@ -100,6 +100,13 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// URL at which other agents on this backend reach the agent of a workspace that
+    /// runs here, without looking whether it does. `None` where that is the URL at
+    /// which this server reaches it.
+    fn internal_url(&self, _workspace_id: Uuid) -> Option<String> {
+        None
+    }
+
     /// Deletes the storage of a stopped workspace. Succeeds when there is none.
     ///
     /// # Errors

@@ -1,21 +1,19 @@
 //! `POST /registry/heartbeat`: merged in memory, written once a second; status
 //! changes are written at once.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::transition::{self, Cause, Vitals};
+use super::live::{Capability, Overrides, Report};
 use super::{Presence, store};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::events::EventType;
 use crate::store::timestamp;
-use crate::workspaces::Status;
+use crate::workspaces::{Status, Trigger, Vitals, next_status};
 
 /// Largest monthly spend that is believed, in USD cents.
 const MAX_SPEND: i64 = 1_000_000_000_000;
@@ -48,91 +46,16 @@ pub(crate) struct Heartbeat {
 /// What the runtime does itself.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct RuntimeMetadata {
+    /// Work that the platform leaves to it, by name.
     capabilities: Option<BTreeMap<String, bool>>,
-    #[expect(dead_code, reason = "checked for its type; used by the A2A proxy")]
+    /// Silence after which a call to it is given up; 0 means as for everybody.
     idle_timeout_seconds: Option<i64>,
 }
 
-/// The latest report of a workspace, as it will be written.
-#[derive(Debug, Clone)]
-pub(super) struct Report {
-    pub(super) at: DateTime<Utc>,
-    pub(super) error_rate: f64,
-    pub(super) sample_error: String,
-    pub(super) active_tasks: i64,
-    pub(super) uptime_seconds: i64,
-    pub(super) current_task: String,
-    pub(super) monthly_spend: i64,
-}
-
-/// Reports not yet written, and the last task of each workspace.
-#[derive(Clone, Default)]
-pub(super) struct Pending(Arc<Mutex<Reports>>);
-
-#[derive(Default)]
-struct Reports {
-    unwritten: HashMap<Uuid, Report>,
-    /// Others are on their way to the database.
-    is_writing: bool,
-    /// The last batch that was tried came back.
-    write_failed: bool,
-    tasks: HashMap<Uuid, String>,
-}
-
-impl Pending {
-    /// Takes a report in; true when the current task changed.
-    fn merge(&self, id: Uuid, mut report: Report) -> bool {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_task = reports.tasks.get(&id).map_or("", String::as_str);
-        let changed = last_task != report.current_task;
-        if changed {
-            reports.tasks.insert(id, report.current_task.clone());
-        }
-        if let Some(earlier) = reports.unwritten.get(&id)
-            && report.monthly_spend == 0
-        {
-            report.monthly_spend = earlier.monthly_spend;
-        }
-        reports.unwritten.insert(id, report);
-        changed
-    }
-
-    fn take(&self) -> HashMap<Uuid, Report> {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.is_writing = true;
-        std::mem::take(&mut reports.unwritten)
-    }
-
-    /// Ends a batch. Puts back what could not be written, unless something newer
-    /// came in.
-    fn put_back(&self, unwritten: HashMap<Uuid, Report>) {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.is_writing = false;
-        reports.write_failed = !unwritten.is_empty();
-        for (id, report) in unwritten {
-            reports.unwritten.entry(id).or_insert(report);
-        }
-    }
-
-    /// True when the row of a workspace may be older than what its agent said.
-    fn may_hold(&self, id: Uuid) -> bool {
-        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.is_writing || reports.unwritten.contains_key(&id)
-    }
-
-    /// True when what agents say does not reach the database.
-    fn is_stuck(&self) -> bool {
-        let reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.write_failed
-    }
-
-    /// Drops what is known of a workspace that is gone.
-    fn forget(&self, id: Uuid) {
-        let mut reports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.tasks.remove(&id);
-        reports.unwritten.remove(&id);
-    }
-}
+/// Rows per transaction, so that none of them is locked for long.
+const ROWS_PER_COMMIT: usize = 25_000;
+/// Transactions per flush, and so per second. What is left waits.
+const COMMITS_PER_FLUSH: usize = 4;
 
 impl Presence {
     /// Takes a heartbeat in.
@@ -144,17 +67,19 @@ impl Presence {
         let status = match self.admit(id, bearer).await {
             Ok((status, _)) => status,
             Err(error) => {
-                if error.kind() == crate::error::Kind::NotFound {
-                    self.pending.forget(id);
+                if error.kind() == Kind::NotFound {
+                    self.live.forget(id);
                 }
                 return Err(error);
             }
         };
-        let vitals = beat.vitals();
+        let overrides = beat.overrides();
+        let vitals = beat.vitals(overrides);
         let report = self.report(beat);
-        if let Some((to, cause)) = transition::next(status, vitals) {
+        if let Some(to) = next_status(status, Trigger::Heartbeat(vitals)) {
+            let event = describe(status, to, vitals, &report);
             // Boxed: hardly any heartbeat comes here.
-            Box::pin(self.change_status(id, status, to, cause, &report))
+            Box::pin(self.change_status(id, status, to, event, &report))
                 .await
                 .map_err(|error| error.says("failed to update"))?;
         }
@@ -163,7 +88,7 @@ impl Presence {
             report.active_tasks,
             report.uptime_seconds,
         );
-        if self.pending.merge(id, report) {
+        if self.live.merge(id, report, overrides) {
             let payload = || json!({ "current_task": task, "active_tasks": active });
             self.events.broadcast(EventType::TaskUpdated, id, payload);
         }
@@ -181,14 +106,18 @@ impl Presence {
             // PostgreSQL cannot store NUL, and reports are written together.
             Some(value) => cut(self.redactor.redact(&value.replace('\0', ""))),
         };
+        let at = timestamp(&self.clock);
+        let active_tasks = beat.active_tasks.unwrap_or_default();
         Report {
-            at: timestamp(&self.clock),
+            at,
             error_rate: beat.error_rate.unwrap_or_default(),
             sample_error: text(beat.sample_error),
-            active_tasks: beat.active_tasks.unwrap_or_default(),
+            active_tasks,
             uptime_seconds: beat.uptime_seconds.unwrap_or_default(),
             current_task: text(beat.current_task),
             monthly_spend: beat.monthly_spend.unwrap_or_default().clamp(0, MAX_SPEND),
+            idle_since: (active_tasks == 0).then_some(at),
+            was_busy: active_tasks > 0,
         }
     }
 
@@ -198,10 +127,9 @@ impl Presence {
         id: Uuid,
         from: Status,
         to: Status,
-        cause: Cause,
+        (event, payload): (EventType, Value),
         report: &Report,
     ) -> Result<()> {
-        let (event, payload) = describe(from, cause, report);
         let mut tx = self.db.begin().await?;
         let changed = store::change_status(&mut tx, id, from, to, report.at).await?;
         let recorded = match changed {
@@ -221,61 +149,67 @@ impl Presence {
     /// True when a heartbeat of this workspace may not be written yet: its row
     /// must not be read as silence.
     pub(crate) fn may_hold_heartbeat_of(&self, id: Uuid) -> bool {
-        self.pending.may_hold(id)
+        self.live.may_hold(id)
     }
 
     /// True when heartbeats arrive and cannot be written.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.pending.is_stuck()
+        self.live.is_stuck()
     }
 
-    /// Writes every pending report in one transaction. A batch that could not be
-    /// written, or whose writing was cancelled, is tried again later.
-    pub(crate) async fn flush(&self) {
-        let mut batch = Batch {
-            reports: self.pending.take(),
-            pending: &self.pending,
-        };
-        if batch.reports.is_empty() {
-            return;
-        }
-        match store::write_reports(&self.db, &batch.reports).await {
-            Ok(()) => batch.reports.clear(),
-            Err(error) => {
-                let count = batch.reports.len();
-                tracing::warn!(%error, count, "heartbeats not written; will retry");
+    /// Writes what is pending, in four transactions at most. What could not be
+    /// written, or whose writing was cancelled, is tried again later. True when
+    /// everything went well and more is waiting.
+    pub(super) async fn flush(&self) -> bool {
+        let mut batch = self.live.take();
+        // In one order everywhere, so that two servers cannot lock each other out.
+        let mut ids: Vec<Uuid> = batch.reports.keys().copied().collect();
+        ids.sort_unstable();
+        for part in ids.chunks(ROWS_PER_COMMIT).take(COMMITS_PER_FLUSH) {
+            let before = self.workspaces.directory().before();
+            match store::write_reports(&self.db, part, &batch.reports).await {
+                Ok(written) => {
+                    for id in part {
+                        batch.reports.remove(id);
+                    }
+                    let read = written
+                        .iter()
+                        .map(|row| (row.id, Status::parse(&row.status)));
+                    self.workspaces.directory().confirm(before, read);
+                }
+                Err(error) => {
+                    let count = batch.reports.len();
+                    tracing::warn!(%error, count, "heartbeats not written; will retry");
+                    return false;
+                }
             }
         }
+        !batch.reports.is_empty()
+    }
+
+    /// Writes everything that is pending, for the end of a server.
+    pub(crate) async fn flush_all(&self) {
+        while self.flush().await {}
     }
 }
 
-/// Reports on their way to the database; what is left of them goes back.
-struct Batch<'a> {
-    reports: HashMap<Uuid, Report>,
-    pending: &'a Pending,
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.pending.put_back(std::mem::take(&mut self.reports));
-    }
-}
-
-fn describe(from: Status, cause: Cause, report: &Report) -> (EventType, Value) {
-    match (cause, from) {
-        (Cause::Wedged, _) => (
+/// The event of a change that a heartbeat caused. A wedged runtime with a high
+/// error rate is one change.
+fn describe(from: Status, to: Status, vitals: Vitals, report: &Report) -> (EventType, Value) {
+    match (to, from) {
+        (Status::Degraded, _) if vitals.wedged => (
             EventType::WorkspaceDegraded,
             json!({ "runtime_state": "wedged", "sample_error": report.sample_error }),
         ),
-        (Cause::ErrorRate, _) => (
+        (Status::Degraded, _) => (
             EventType::WorkspaceDegraded,
             json!({ "error_rate": report.error_rate, "sample_error": report.sample_error }),
         ),
-        (Cause::CameBack, Status::Provisioning | Status::AwaitingAgent) => (
+        (_, Status::Provisioning | Status::AwaitingAgent) => (
             EventType::WorkspaceOnline,
             json!({ "recovered_from": from.as_str() }),
         ),
-        (Cause::CameBack | Cause::Healthy, _) => (EventType::WorkspaceOnline, json!({})),
+        _ => (EventType::WorkspaceOnline, json!({})),
     }
 }
 
@@ -296,17 +230,22 @@ impl Heartbeat {
         Ok(id)
     }
 
-    fn vitals(&self) -> Vitals {
+    fn overrides(&self) -> Overrides {
+        let Some(runtime) = &self.runtime_metadata else {
+            return Overrides::default();
+        };
+        let declared = runtime.capabilities.iter().flatten();
+        let declared = declared.map(|(name, has)| (name.as_str(), *has));
+        Overrides::new(declared, runtime.idle_timeout_seconds)
+    }
+
+    fn vitals(&self, overrides: Overrides) -> Vitals {
         let state = self.runtime_state.as_deref().unwrap_or_default();
-        let capabilities = self
-            .runtime_metadata
-            .as_ref()
-            .and_then(|m| m.capabilities.as_ref());
         Vitals {
             error_rate: self.error_rate.unwrap_or_default(),
             wedged: state == "wedged",
             has_runtime_state: !state.is_empty(),
-            native_status: capabilities.is_some_and(|c| c.get("status_mgmt") == Some(&true)),
+            native_status: overrides.has(Capability::StatusMgmt),
         }
     }
 }

@@ -1,18 +1,23 @@
-//! Agents coming and staying: register and heartbeat.
+//! Agents coming, staying and finding each other.
 
+mod card;
+mod discovery;
 mod heartbeat;
+mod live;
 mod register;
 pub(crate) mod routes;
+mod routes_discovery;
 mod store;
-mod transition;
-mod url_guard;
 
 use std::time::Duration;
 
 use molecule_hooks::Clock;
 use uuid::Uuid;
 
+pub(crate) use card::CardUpdate;
+pub(crate) use discovery::{AccessQuestion, Discovered, PeerView};
 pub(crate) use heartbeat::Heartbeat;
+pub(crate) use live::{Capability, Overrides};
 pub(crate) use register::Register;
 
 use crate::auth::{Auth, Gate};
@@ -25,6 +30,8 @@ use crate::workspaces::{Status, Workspaces};
 
 /// Heartbeats are written together, this often.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How often memory of workspaces that are gone is given back.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// The room's service. Cheap to clone.
 #[derive(Clone)]
@@ -35,7 +42,7 @@ pub(crate) struct Presence {
     events: Events,
     workspaces: Workspaces,
     redactor: Redactor,
-    pending: heartbeat::Pending,
+    live: live::Live,
 }
 
 impl Presence {
@@ -54,7 +61,7 @@ impl Presence {
             events,
             workspaces,
             redactor,
-            pending: heartbeat::Pending::default(),
+            live: live::Live::default(),
         }
     }
 
@@ -63,8 +70,30 @@ impl Presence {
         let this = self.clone();
         supervisor.every("heartbeat-flush", FLUSH_EVERY, move || {
             let this = this.clone();
-            async move { this.flush().await }
+            async move {
+                // What is left has its turn a second later.
+                let _more = this.flush().await;
+            }
         });
+        let this = self.clone();
+        supervisor.every("presence-memory", PRUNE_EVERY, move || {
+            let this = this.clone();
+            async move { this.prune().await }
+        });
+    }
+
+    /// What the latest heartbeat of a workspace said of its runtime; nothing when
+    /// there was none since this server started.
+    pub(crate) fn overrides(&self, id: Uuid) -> Overrides {
+        self.live.overrides(id)
+    }
+
+    /// Forgets workspaces that are gone and never reported again.
+    async fn prune(&self) {
+        match self.workspaces.hierarchy().tree().await {
+            Ok(tree) => self.live.retain(|id| tree.contains(id)),
+            Err(error) => tracing::debug!(%error, "memory of agents not pruned; next time"),
+        }
     }
 
     /// Lets a caller through who may speak for a workspace that exists.

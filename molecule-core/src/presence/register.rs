@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::url_guard::{self, Refusal};
-use super::{Presence, store, transition};
+use super::{Presence, store};
 use crate::auth::Gate;
 use crate::error::{Error, Result};
 use crate::events::EventType;
+use crate::outbound::Refusal;
 use crate::store::timestamp;
+use crate::workspaces::{Trigger, next_status};
 
 /// What an agent says when it starts.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -26,7 +27,7 @@ pub(crate) struct Register {
 }
 
 /// Tells a missing field from an explicit `null`.
-fn present<'de, D: Deserializer<'de>>(
+pub(super) fn present<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
@@ -68,7 +69,7 @@ impl Presence {
         let (status, gate) = self.admit(id, bearer).await?;
         // Everyone may read the card.
         self.redactor.redact_json(&mut card);
-        url_guard::check(&url, id)
+        (self.workspaces.guard().check_registration(&url, id))
             .await
             .map_err(|refusal: Refusal| problem(&refusal.to_string()))?;
         let failed = |error: sqlx::Error| Error::from(error).says("registration failed");
@@ -80,7 +81,7 @@ impl Presence {
             now: timestamp(&self.clock),
         };
         let mut event = None;
-        if transition::may_register(status)
+        if next_status(status, Trigger::Register).is_some()
             && let Some(mode) = store::register(&mut tx, &row).await.map_err(failed)?
         {
             let payload = json!({ "url": url, "agent_card": card, "delivery_mode": mode });
@@ -95,6 +96,7 @@ impl Presence {
         };
         tx.commit().await.map_err(failed)?;
         self.workspaces.directory().forget(id);
+        self.live.restarted(id);
         if let Some(event) = event {
             tracing::info!(workspace.id = %id, from = %status, "agent registered");
             self.events.publish(event);
@@ -107,7 +109,7 @@ impl Presence {
 }
 
 /// PostgreSQL cannot store this character, in text or in JSON.
-fn contains_nul(value: &Value) -> bool {
+pub(super) fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(contains_nul),

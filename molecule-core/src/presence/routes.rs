@@ -1,4 +1,4 @@
-//! `/registry`.
+//! `/registry`: what agents say of themselves.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Heartbeat, Register};
+use super::{CardUpdate, Heartbeat, Register, routes_discovery};
 use crate::app::App;
 use crate::auth::bearer;
 use crate::http::{ApiResult, ErrorBody, Json, JsonBody};
@@ -17,6 +17,8 @@ pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(register))
         .routes(routes!(heartbeat))
+        .routes(routes!(update_card))
+        .merge(routes_discovery::router())
 }
 
 /// The reply to a registration; the token is there once.
@@ -94,4 +96,36 @@ async fn heartbeat(
     let beat: Heartbeat = body.decode("invalid request body")?;
     app.presence.heartbeat(beat, bearer(&headers)).await?;
     Ok(Json(HeartbeatReply { status: "ok" }))
+}
+
+/// The reply to a new agent card.
+#[derive(Serialize, ToSchema)]
+struct CardReply {
+    status: &'static str,
+}
+
+#[utoipa::path(
+    post,
+    path = "/registry/update-card",
+    tag = "registry",
+    request_body = CardUpdate,
+    responses(
+        (status = 200, body = CardReply),
+        (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody),
+        (status = 404, body = ErrorBody),
+        (status = 413, body = ErrorBody),
+        (status = 500, body = ErrorBody),
+        (status = 503, body = ErrorBody),
+    )
+)]
+async fn update_card(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: JsonBody,
+) -> ApiResult<Json<CardReply>> {
+    let body = body.at_most(app.config.server.max_body_bytes / 4)?;
+    let update: CardUpdate = body.decode("invalid request body")?;
+    app.presence.update_card(update, bearer(&headers)).await?;
+    Ok(Json(CardReply { status: "updated" }))
 }

@@ -1,21 +1,27 @@
 //! SQL of presence.
 
-use std::collections::HashMap;
+mod reports;
 
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::heartbeat::Report;
-use crate::store::{Db, Tx, statement, with_tx};
+pub(super) use reports::write_reports;
+
+use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 use crate::workspaces::Status;
 
 statement!(
     /// The heartbeat that causes it counts at once: nobody must find an online row
-    /// whose last one is from before a long sleep.
+    /// whose last one is from before a long sleep. An agent that comes back was not
+    /// idle while it was away.
     CHANGE_STATUS,
-    "UPDATE workspaces SET status = $3, last_heartbeat_at = $4, updated_at = $4 WHERE id = $1 AND status = $2"
+    "UPDATE workspaces
+     SET status = $3, last_heartbeat_at = $4, updated_at = $4,
+         idle_since = CASE WHEN $2 IN ('online', 'degraded') THEN idle_since END
+     WHERE id = $1 AND status = $2"
 );
 
 /// True when the row still had the expected status.
@@ -36,39 +42,6 @@ pub(super) async fn change_status(
         .map(|done| done.rows_affected() == 1))
 }
 
-statement!(
-    WRITE_REPORT,
-    "UPDATE workspaces
-     SET last_heartbeat_at = $2, last_error_rate = $3, last_sample_error = $4, active_tasks = $5,
-         uptime_seconds = $6, current_task = $7,
-         monthly_spend = CASE WHEN $8 > 0 THEN $8 ELSE monthly_spend END, updated_at = $2
-     WHERE id = $1 AND status <> 'removed'"
-);
-
-/// Writes a batch in one transaction.
-pub(super) async fn write_reports(db: &Db, batch: &HashMap<Uuid, Report>) -> sqlx::Result<()> {
-    let mut tx = db.begin().await?;
-    // In one order everywhere, so that two servers cannot lock each other out.
-    let mut ids: Vec<&Uuid> = batch.keys().collect();
-    ids.sort_unstable();
-    for id in ids {
-        let report = &batch[id];
-        with_tx!(&mut tx, |conn| sqlx::query(WRITE_REPORT)
-            .bind(id)
-            .bind(report.at)
-            .bind(report.error_rate)
-            .bind(&report.sample_error)
-            .bind(report.active_tasks)
-            .bind(report.uptime_seconds)
-            .bind(&report.current_task)
-            .bind(report.monthly_spend)
-            .execute(conn)
-            .await
-            .map(drop))?;
-    }
-    tx.commit().await
-}
-
 /// What a registration changes.
 pub(super) struct Registration<'a> {
     pub(super) id: Uuid,
@@ -79,10 +52,10 @@ pub(super) struct Registration<'a> {
 
 statement!(
     /// The URL of an instance this server started stays: it was inspected, not
-    /// claimed.
+    /// claimed. An agent that starts was not idle before.
     REGISTER,
     "UPDATE workspaces
-     SET status = 'online', agent_card = $2, last_heartbeat_at = $4, updated_at = $4,
+     SET status = 'online', agent_card = $2, last_heartbeat_at = $4, updated_at = $4, idle_since = NULL,
          url = CASE WHEN instance_id IS NOT NULL AND url <> '' THEN url ELSE $3 END
      WHERE id = $1
        AND status IN ('provisioning', 'online', 'offline', 'degraded', 'failed', 'awaiting_agent')
@@ -98,4 +71,150 @@ pub(super) async fn register(tx: &mut Tx, row: &Registration<'_>) -> sqlx::Resul
         .bind(row.now)
         .fetch_optional(conn)
         .await)
+}
+
+statement!(
+    UPDATE_CARD,
+    "UPDATE workspaces SET agent_card = $2, updated_at = $3
+     WHERE id = $1 AND status <> 'removed' AND agent_card IS DISTINCT FROM $2"
+);
+
+/// True when there is such a workspace and it had another card.
+pub(super) async fn update_card(
+    tx: &mut Tx,
+    id: Uuid,
+    card: &Value,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_tx!(tx, |conn| sqlx::query(UPDATE_CARD)
+        .bind(id)
+        .bind(Json(card))
+        .bind(now)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    TARGET,
+    "SELECT t.name, t.status, t.url, t.external, t.instance_id IS NOT NULL AS hosted,
+            COALESCE((SELECT c.external FROM workspaces c WHERE c.id = $2), FALSE) AS for_external
+     FROM workspaces t WHERE t.id = $1 AND t.status <> 'removed'"
+);
+
+/// A workspace somebody wants to call.
+pub(super) struct Target {
+    pub(super) name: String,
+    pub(super) status: String,
+    pub(super) url: String,
+    pub(super) external: bool,
+    /// This platform started its agent.
+    pub(super) hosted: bool,
+    /// The agent that asks runs elsewhere.
+    pub(super) for_external: bool,
+}
+from_row!(Target {
+    name,
+    status,
+    url,
+    external,
+    hosted,
+    for_external,
+});
+
+pub(super) async fn target(db: &Db, id: Uuid, caller: Uuid) -> sqlx::Result<Option<Target>> {
+    with_db!(db, |pool| sqlx::query_as(TARGET)
+        .bind(id)
+        .bind(caller)
+        .fetch_optional(pool)
+        .await)
+}
+
+statement!(
+    /// Siblings, then children, then the parent; each once, also on a cycle.
+    PEERS,
+    "SELECT w.id, w.name, w.role, w.tier, w.status, w.agent_card, w.url, w.parent_id, w.active_tasks,
+            w.external, w.instance_id IS NOT NULL AS hosted, me.external AS for_external
+     FROM workspaces me
+     JOIN workspaces w ON w.id <> me.id
+          AND (w.parent_id = me.parent_id OR (w.parent_id IS NULL AND me.parent_id IS NULL)
+               OR w.parent_id = me.id OR w.id = me.parent_id)
+     WHERE me.id = $1 AND w.status <> 'removed'
+     ORDER BY CASE WHEN w.parent_id = me.parent_id OR (w.parent_id IS NULL AND me.parent_id IS NULL) THEN 1
+                   WHEN w.parent_id = me.id THEN 2 ELSE 3 END,
+              w.name, w.id
+     LIMIT $2"
+);
+
+/// A workspace that another one may talk to directly.
+pub(super) struct Peer {
+    pub(super) id: Uuid,
+    pub(super) name: String,
+    pub(super) role: Option<String>,
+    pub(super) tier: i64,
+    pub(super) status: String,
+    pub(super) agent_card: Option<Json<Value>>,
+    pub(super) url: String,
+    pub(super) parent_id: Option<Uuid>,
+    pub(super) active_tasks: i64,
+    pub(super) external: bool,
+    /// This platform started its agent.
+    pub(super) hosted: bool,
+    /// The agent that asks runs elsewhere.
+    pub(super) for_external: bool,
+}
+from_row!(Peer {
+    id,
+    name,
+    role,
+    tier,
+    status,
+    agent_card,
+    url,
+    parent_id,
+    active_tasks,
+    external,
+    hosted,
+    for_external,
+});
+
+/// The first `limit` peers of a workspace that are wanted. The choice is made
+/// here and not by the database: what upper and lower case are beyond ASCII is
+/// something the engines do not agree on.
+pub(super) async fn peers(
+    db: &Db,
+    id: Uuid,
+    limit: usize,
+    wanted: Option<&(dyn Fn(&Peer) -> bool + Send + Sync)>,
+) -> sqlx::Result<Vec<Peer>> {
+    let rows = match wanted {
+        Some(_) => i64::MAX,
+        None => i64::try_from(limit).unwrap_or(i64::MAX),
+    };
+    let mut found = Vec::new();
+    with_db!(db, |pool| {
+        let mut peers = sqlx::query_as(PEERS).bind(id).bind(rows).fetch(pool);
+        while found.len() < limit
+            && let Some(peer) = peers.try_next().await?
+        {
+            if wanted.is_none_or(|wanted| wanted(&peer)) {
+                found.push(peer);
+            }
+        }
+    });
+    Ok(found)
+}
+
+statement!(
+    IS_THERE,
+    "SELECT id FROM workspaces WHERE id = $1 AND status <> 'removed'"
+);
+
+/// True when there is such a workspace at this moment.
+pub(super) async fn is_there(db: &Db, id: Uuid) -> sqlx::Result<bool> {
+    let found: Option<Uuid> = with_db!(db, |pool| sqlx::query_scalar(IS_THERE)
+        .bind(id)
+        .fetch_optional(pool)
+        .await?);
+    Ok(found.is_some())
 }

@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::store;
+use super::{changes, store};
 use crate::events::{Reach, Visibility};
-use crate::store::Db;
+use crate::store::{Db, Relay};
 
-/// Age at which another server's change must have been noticed.
-const SHARED_TTL: Duration = Duration::from_secs(5);
-/// Longest chain of parents that is walked.
-const MAX_DEPTH: usize = 32;
+/// Age at which the tree is read again, for the day when a notice of another
+/// server is lost.
+const SHARED_TTL: Duration = Duration::from_secs(60);
+/// Longest chain of parents that is walked: the parent and 32 steps more.
+const MAX_DEPTH: usize = 33;
 
 /// Every workspace that was not removed, with its parent.
 pub(crate) struct Tree {
@@ -45,7 +47,8 @@ impl Tree {
         self.ancestors(lower).any(|id| id == upper)
     }
 
-    /// The parents of a workspace, nearest first.
+    /// The parents of a workspace, nearest first. On a cycle they repeat until the
+    /// longest chain is walked.
     pub(crate) fn ancestors(&self, id: Uuid) -> impl Iterator<Item = Uuid> {
         let mut at = id;
         std::iter::from_fn(move || {
@@ -65,9 +68,12 @@ impl Tree {
 #[derive(Clone)]
 pub(crate) struct Hierarchy {
     db: Db,
+    relay: Relay,
     ttl: Option<Duration>,
     current: Arc<RwLock<Option<Loaded>>>,
     changes: Arc<AtomicU64>,
+    /// One reads, the others wait for what it read.
+    turn: Arc<Semaphore>,
 }
 
 struct Loaded {
@@ -77,30 +83,51 @@ struct Loaded {
 }
 
 impl Hierarchy {
-    pub(crate) fn new(db: Db) -> Self {
+    pub(crate) fn new(db: Db, relay: Relay) -> Self {
         let ttl = match db {
             Db::Sqlite(_) => None,
             Db::Postgres(_) => Some(SHARED_TTL),
         };
         Self {
             db,
+            relay,
             ttl,
             current: Arc::default(),
             changes: Arc::default(),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// The tree as of the last change; one query after each.
+    /// The tree as of the last change; one query after each, however many ask.
     pub(crate) async fn tree(&self) -> sqlx::Result<Arc<Tree>> {
-        let changes = self.changes.load(Ordering::Acquire);
-        if let Some(loaded) = &*self.current.read().unwrap_or_else(PoisonError::into_inner)
-            && loaded.changes == changes
-            && self.ttl.is_none_or(|ttl| loaded.at.elapsed() < ttl)
-        {
-            return Ok(Arc::clone(&loaded.tree));
+        match self.loaded() {
+            Some(tree) => Ok(tree),
+            // Boxed, so that callers whose answer is here do not pay for the memory
+            // of a query.
+            None => Box::pin(self.load()).await,
         }
+    }
+
+    /// The tree in memory, if nothing changed since it was read.
+    fn loaded(&self) -> Option<Arc<Tree>> {
+        let changes = self.changes.load(Ordering::Acquire);
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let loaded = current.as_ref().filter(|loaded| {
+            loaded.changes == changes && self.ttl.is_none_or(|ttl| loaded.at.elapsed() < ttl)
+        });
+        loaded.map(|loaded| Arc::clone(&loaded.tree))
+    }
+
+    async fn load(&self) -> sqlx::Result<Arc<Tree>> {
+        // Never closed; without a permit everybody would read, no worse.
+        let _turn = self.turn.acquire().await.ok();
+        if let Some(tree) = self.loaded() {
+            return Ok(tree);
+        }
+        let changes = self.changes.load(Ordering::Acquire);
         let at = Instant::now();
         let parents = store::parents(&self.db).await?;
+        metrics::counter!("molecule_hierarchy_loads_total").increment(1);
         let tree = Arc::new(Tree {
             parents: parents
                 .into_iter()
@@ -116,8 +143,15 @@ impl Hierarchy {
         Ok(tree)
     }
 
-    /// Call after every change of a parent, and after creating or removing.
+    /// Call after every change of a parent, and after creating or removing. Other
+    /// servers forget too.
     pub(crate) fn forget(&self) {
+        self.forget_here();
+        changes::tree_changed(&self.relay);
+    }
+
+    /// Forgets the tree here.
+    pub(super) fn forget_here(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
@@ -142,3 +176,6 @@ impl Visibility for Tree {
         self.can_communicate(client, subject)
     }
 }
+#[cfg(test)]
+#[path = "hierarchy_tests.rs"]
+mod tests;

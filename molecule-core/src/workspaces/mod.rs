@@ -1,8 +1,10 @@
 //! Workspaces: creating, reading and deleting them, and booting their agents.
 
+mod address;
 mod agent_config;
 mod boot;
 mod budget;
+mod changes;
 mod connection;
 mod create;
 mod delete;
@@ -24,6 +26,7 @@ mod restart_context;
 mod restart_source;
 pub(crate) mod routes;
 mod rules;
+mod status;
 mod store;
 mod template;
 mod timeouts;
@@ -42,6 +45,7 @@ pub(crate) use env_plan::EnvPlans;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
 pub(crate) use restart_source::{RestartRequest, Restarting};
+pub(crate) use status::{Trigger, Vitals, next as next_status};
 
 use crate::auth::Auth;
 use crate::backend::{InstanceRef, SharedBackend};
@@ -49,6 +53,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hooks::HookRunner;
+use crate::outbound::Guard;
 use crate::redact::Redactor;
 use crate::secrets::{Secrets, aad};
 use crate::store::{Db, Leader, Relay};
@@ -64,6 +69,8 @@ const TIMEOUT_SWEEP_EVERY: Duration = Duration::from_secs(30);
 const RESTARTS_EVERY: Duration = Duration::from_secs(5);
 /// How often the backend's holdings are compared with the rows.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Wait before listening to the other servers again, should that ever end.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -77,6 +84,7 @@ pub(crate) struct Services {
     pub(crate) events: Events,
     pub(crate) directory: Directory,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) guard: Guard,
     pub(crate) relay: Relay,
     pub(crate) leader: Leader,
     pub(crate) redactor: Redactor,
@@ -118,6 +126,13 @@ impl Workspaces {
         }
         self.teach_redactor().await?;
         let supervisor = &self.services.supervisor;
+        let services = Arc::clone(&self.services);
+        supervisor.every("workspace-changes", LISTEN_AGAIN, move || {
+            let services = Arc::clone(&services);
+            async move {
+                changes::listen(&services.relay, &services.directory, &services.hierarchy).await;
+            }
+        });
         let this = self.clone();
         supervisor.every("provision-recovery", RECOVERY_EVERY, move || {
             let this = this.clone();

@@ -37,6 +37,7 @@ fn body(path: &str, id: &str) -> Value {
     match path {
         "/registry/register" => registration(id),
         "/registry/heartbeat" => json!({ "workspace_id": id }),
+        "/registry/update-card" => json!({ "workspace_id": id, "agent_card": {} }),
         "/workspaces" => json!({ "name": "stranger" }),
         _ => json!({}),
     }
@@ -53,7 +54,9 @@ async fn every_route_but_the_public_ones_refuses_strangers() {
     let before = app.database.dump().await;
     let mut open = BTreeSet::new();
     for (method, path, _) in operations(&app).await {
-        let request = app.request(&method.to_uppercase(), &path.replace("{id}", &agent.id));
+        let request = app
+            .request(&method.to_uppercase(), &path.replace("{id}", &agent.id))
+            .header("X-Workspace-ID", &agent.id); // claimed, not proven
         let request = match method.as_str() {
             "get" | "delete" => request,
             _ => request.json(body(&path, &agent.id)),

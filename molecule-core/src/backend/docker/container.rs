@@ -7,6 +7,7 @@ use bollard::models::{
     NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use molecule_hooks::Secret;
+use uuid::Uuid;
 
 use super::names::{self, Labels};
 use crate::backend::{BackendError, StartSpec, WorkspaceAccess};
@@ -18,6 +19,12 @@ pub(super) const CONFIG_PATH: &str = "/configs";
 const WORKSPACE_PATH: &str = "/workspace";
 /// The port agents listen on.
 pub(super) const AGENT_PORT: &str = "8000/tcp";
+
+/// Where the containers on our network reach the agent of a workspace.
+pub(super) fn agent_url(workspace: Uuid) -> String {
+    format!("http://{}:8000", names::short(workspace))
+}
+
 /// User and group of an agent that starts without any privilege to drop.
 const AGENT_USER: &str = "1000:1000";
 /// Seconds an agent gets to end when the daemon itself stops.

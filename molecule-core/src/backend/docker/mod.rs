@@ -178,6 +178,10 @@ impl WorkspaceBackend for DockerBackend {
         Ok(None)
     }
 
+    fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
+        Some(container::agent_url(workspace_id))
+    }
+
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
         const OPERATION: &str = "remove storage";
         let scrub = Scrubber::plain();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::archive::{self, ArchiveError, Content};
-use super::container::{CONFIG_PATH, Shape, Workspace};
+use super::container::{CONFIG_PATH, Shape, Workspace, agent_url};
 use super::daemon::CallError;
 use super::image::{self, Image};
 use super::objects::{self, Found};
@@ -411,12 +411,11 @@ impl Start {
                 self.read(pause(PORT_PAUSE)).await.map_err(failed)?;
             }
         }
-        let alias = names::short(self.spec.workspace_id);
         tracing::warn!(
             workspace.id = %self.spec.workspace_id,
             "the daemon published no port; the agent can be reached on the Docker network only"
         );
-        Ok(format!("http://{alias}:8000"))
+        Ok(agent_url(self.spec.workspace_id))
     }
 
     fn error(&self, operation: &'static str, error: CallError) -> BackendError {
