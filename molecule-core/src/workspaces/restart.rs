@@ -17,15 +17,30 @@ impl Workspaces {
     /// silent: marks it `offline` (`awaiting_agent` when external), records
     /// `WORKSPACE_OFFLINE` and requests a restart. False when the row had another
     /// status by then.
-    pub(crate) async fn went_offline(&self, _id: Uuid) -> Result<bool> {
-        Ok(false)
+    pub(crate) async fn went_offline(&self, id: Uuid) -> Result<bool> {
+        let services = &self.services;
+        let now = crate::store::timestamp(&services.clock);
+        let mut tx = services.db.begin().await?;
+        if !super::store::go_offline(&mut tx, id, now).await? {
+            return Ok(false);
+        }
+        let payload = serde_json::json!({});
+        let event = crate::events::EventType::WorkspaceOffline;
+        let event = services.events.record(&mut tx, event, id, payload).await?;
+        tx.commit().await?;
+        services.directory.forget(id);
+        services.events.publish(event);
+        Ok(true)
     }
 
     /// Puts an idle workspace to sleep; `force` also a busy one.
     ///
     /// # Errors
     /// The documented 404 and 409; 500 when its compute could not be stopped.
-    pub(crate) async fn hibernate(&self, _id: Uuid, _force: bool) -> Result<()> {
+    pub(crate) async fn hibernate(&self, id: Uuid, _force: bool) -> Result<()> {
+        let now = crate::store::timestamp(&self.services.clock);
+        super::store::hibernate(&self.services.db, id, now).await?;
+        self.services.directory.forget(id);
         Ok(())
     }
 

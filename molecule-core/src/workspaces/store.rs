@@ -378,3 +378,33 @@ pub(super) async fn refresh_url(
         .await
         .map(|done| done.rows_affected() == 1))
 }
+
+statement!(
+    GO_OFFLINE,
+    "UPDATE workspaces SET status = CASE WHEN external THEN 'awaiting_agent' ELSE 'offline' END, updated_at = $2
+     WHERE id = $1 AND status IN ('online', 'degraded')"
+);
+
+pub(super) async fn go_offline(tx: &mut Tx, id: Uuid, now: DateTime<Utc>) -> sqlx::Result<bool> {
+    with_tx!(tx, |conn| sqlx::query(GO_OFFLINE)
+        .bind(id)
+        .bind(now)
+        .execute(conn)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    HIBERNATE,
+    "UPDATE workspaces SET status = 'hibernated', url = '', updated_at = $2
+     WHERE id = $1 AND status IN ('online', 'degraded') AND active_tasks = 0"
+);
+
+pub(super) async fn hibernate(db: &Db, id: Uuid, now: DateTime<Utc>) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(HIBERNATE)
+        .bind(id)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
