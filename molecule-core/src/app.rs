@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::a2a::A2a;
 use crate::auth::{Auth, HasAuth};
 use crate::backend::SharedBackend;
 use crate::canvas::Canvas;
@@ -17,7 +18,7 @@ use crate::hooks::Credentials;
 use crate::http::HasBodyLimit;
 use crate::presence::Presence;
 use crate::secrets::Secrets;
-use crate::store::{Db, Leader, Relay};
+use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
 
@@ -29,8 +30,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct App(Arc<Parts>);
 
 pub(crate) struct Parts {
+    pub(crate) a2a: A2a,
     pub(crate) config: Arc<Config>,
-    pub(crate) clock: Clock,
     /// Fires before requests are waited for at shutdown: what would end at no time
     /// by itself has to end now. Streams of `text/event-stream` are ended by the
     /// shell; sockets listen to this.
@@ -43,7 +44,6 @@ pub(crate) struct Parts {
     pub(crate) events: Events,
     pub(crate) leader: Leader,
     pub(crate) presence: Presence,
-    pub(crate) relay: Relay,
     pub(crate) secrets: Secrets,
     pub(crate) supervisor: Supervisor,
     pub(crate) workspaces: Workspaces,
@@ -87,6 +87,7 @@ impl HasBodyLimit for App {
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(crate::http::system_router())
+        .merge(crate::a2a::routes::router())
         .merge(crate::auth::routes::router())
         .merge(crate::canvas::routes::router())
         .merge(crate::events::routes::router())

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Invalid,
     /// No or bad credentials.
     Unauthorized,
+    /// A budget is spent.
+    PaymentRequired,
     /// Known, and still not allowed.
     Forbidden,
     /// There is no such thing.
@@ -69,6 +71,10 @@ impl Error {
 
     pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(Kind::Unauthorized, message)
+    }
+
+    pub(crate) fn payment_required(message: impl Into<String>) -> Self {
+        Self::new(Kind::PaymentRequired, message)
     }
 
     pub(crate) fn forbidden(message: impl Into<String>) -> Self {

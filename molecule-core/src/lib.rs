@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod a2a;
 mod app;
 mod auth;
 pub mod backend;

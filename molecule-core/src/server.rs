@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::a2a::A2a;
 use crate::app::{self, App, Parts};
 use crate::auth::{Auth, TokenHash};
 use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
@@ -321,6 +322,7 @@ impl Wiring {
         secrets.teach_redactor().await?;
         let fingerprints = Fingerprints::load(&db, secrets.cipher()).await?;
         let request_timeout = Duration::from_secs(config.server.request_timeout_secs);
+        let agents = agents()?;
         let directory = Directory::new(db.clone(), relay.clone());
         let hierarchy = Hierarchy::new(db.clone(), relay.clone());
         let revocations = auth.clone();
@@ -343,7 +345,7 @@ impl Wiring {
             relay: relay.clone(),
             leader: leader.clone(),
             redactor: redactor.clone(),
-            agents: agents()?,
+            agents: agents.clone(),
             supervisor: supervisor.clone(),
             env_plans: EnvPlans::new(fingerprints, request_timeout),
             platform_url: platform_url(&config, &backend, address),
@@ -395,7 +397,9 @@ impl Wiring {
             ),
             closing: closing.clone(),
         });
+        let a2a = A2a::new(workspaces.clone(), presence.clone(), Arc::clone(&backend), agents);
         let app = App::new(Parts {
+            a2a,
             config: Arc::clone(&config),
             clock,
             closing,

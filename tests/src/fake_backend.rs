@@ -141,11 +141,6 @@ impl FakeBackend {
         self.state(|state| state.url = Some(url.to_owned()));
     }
 
-    /// Ends an agent without the server's doing.
-    pub fn kill(&self, id: Uuid) {
-        self.state(|state| state.running.remove(&id));
-    }
-
     /// True while a workspace's agent runs.
     pub fn runs(&self, id: &str) -> bool {
         let id = Uuid::parse_str(id).expect("a UUID");

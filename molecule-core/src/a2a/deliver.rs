@@ -6,6 +6,7 @@ use super::{A2a, Answer, WAKE_RETRY_SECS, status};
 use crate::backend::{InstanceRef, Liveness};
 use crate::error::{Error, Result};
 use crate::outbound::{CallError, Limits, Policy, read_body};
+use crate::presence::Capability;
 use crate::workspaces::Workspace;
 
 /// Longest answer that is passed on.
@@ -26,16 +27,15 @@ impl A2a {
         message: Vec<u8>,
         limit: Option<Duration>,
     ) -> Result<Answer> {
+        let overrides = self.presence.overrides(workspace.id);
         let limits = Limits {
             connect: CONNECT_TIMEOUT,
-            total: limit.unwrap_or(USUAL_CALL).min(LONGEST_CALL),
+            total: (limit.or(overrides.idle_timeout()))
+                .unwrap_or(USUAL_CALL)
+                .min(LONGEST_CALL),
             max_body_bytes: MAX_ANSWER_BYTES,
         };
-        let client = match workspace.external {
-            // A hosted agent's URL comes from the backend; this one from its agent.
-            true => self.vetted(&workspace.url, &limits).await?,
-            false => self.agents.clone(),
-        };
+        let client = self.client(workspace, &limits).await?;
         let sent = client
             .post(&workspace.url)
             .header(http::header::CONTENT_TYPE, "application/json")
@@ -61,18 +61,26 @@ impl A2a {
         }
     }
 
-    async fn vetted(&self, url: &str, limits: &Limits) -> Result<reqwest::Client> {
-        let vetted = self
-            .guard
-            .vet(url, Policy::Outbound)
-            .await
-            .map_err(|refusal| {
-                let cause = anyhow::anyhow!("{refusal}");
-                Error::bad_gateway("workspace URL is not publicly routable", cause)
-            })?;
-        vetted
-            .client(limits)
-            .map_err(|error: CallError| Error::internal("failed to create proxy request", error))
+    /// A client that reaches the workspace's agent and nothing else. The URL of an
+    /// external one is its agent's word; that of a hosted one may still be, for the
+    /// moment between its registration and the end of its start.
+    async fn client(&self, workspace: &Workspace, limits: &Limits) -> Result<reqwest::Client> {
+        let policy = match workspace.external {
+            true => Policy::Claimed,
+            false => Policy::Inspected,
+        };
+        let vetted = self.workspaces.guard().vet(&workspace.url, policy);
+        let vetted = vetted.await.map_err(|refusal| {
+            let cause = anyhow::anyhow!("{refusal}");
+            Error::bad_gateway("workspace URL is not publicly routable", cause)
+        })?;
+        match vetted.url().host() {
+            // An address is pinned by itself, and connections to it can be kept.
+            Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)) => Ok(self.agents.clone()),
+            _ => vetted.client(limits).map_err(|error: CallError| {
+                Error::internal("failed to create proxy request", error)
+            }),
+        }
     }
 
     /// What a call that got no answer means.
@@ -86,12 +94,18 @@ impl A2a {
             return Ok(Error::bad_gateway("failed to reach workspace agent", error));
         }
         tracing::info!(workspace.id = %workspace.id, %error, "agent busy");
-        Ok(
-            Error::not_now("workspace agent busy — retry after a short backoff")
-                .with("busy", true)
-                .with("retry_after", BUSY_RETRY_SECS)
-                .retry_after(BUSY_RETRY_SECS),
-        )
+        let overrides = self.presence.overrides(workspace.id);
+        let busy = match overrides.has(Capability::Session) {
+            true => {
+                let text = "workspace agent busy — adapter handles retry (native_session)";
+                Error::not_now(text).with("native_session", true)
+            }
+            false => Error::not_now("workspace agent busy — retry after a short backoff"),
+        };
+        Ok(busy
+            .with("busy", true)
+            .with("retry_after", BUSY_RETRY_SECS)
+            .retry_after(BUSY_RETRY_SECS))
     }
 
     /// True only when the backend knows that nothing runs.

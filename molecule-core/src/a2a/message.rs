@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_bare_call_is_wrapped_and_loses_what_is_not_part_of_it() {
-        let call = normal(r#"{"method":"message/send","params":{"message":{"role":"user"}},"extra":1}"#);
+        let call =
+            normal(r#"{"method":"message/send","params":{"message":{"role":"user"}},"extra":1}"#);
         assert_eq!(call["jsonrpc"], "2.0");
         assert_eq!(call["method"], "message/send");
         assert!(call["id"].is_string() && call.get("extra").is_none());
@@ -66,7 +67,10 @@ mod tests {
     #[test]
     fn only_objects_are_messages() {
         for body in ["", "[]", "null", "\"x\"", "{", "{} {}"] {
-            assert_eq!(normalise(body.as_bytes()).unwrap_err().message(), "invalid JSON");
+            assert_eq!(
+                normalise(body.as_bytes()).unwrap_err().message(),
+                "invalid JSON"
+            );
         }
     }
 

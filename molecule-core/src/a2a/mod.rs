@@ -10,7 +10,6 @@ mod message;
 pub(crate) mod routes;
 mod status;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 
 use crate::backend::SharedBackend;
 use crate::error::{Error, Result};
-use crate::outbound::Guard;
+use crate::presence::Presence;
 use crate::workspaces::{Status, Workspace, Workspaces};
 
 pub(crate) use message::MAX_MESSAGE_BYTES;
@@ -33,8 +32,8 @@ const WAKING_FOR: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub(crate) struct A2a {
     workspaces: Workspaces,
+    presence: Presence,
     backend: SharedBackend,
-    guard: Arc<Guard>,
     agents: reqwest::Client,
     waking: Cache<Uuid, ()>,
 }
@@ -48,8 +47,8 @@ pub(crate) struct Answer {
 impl A2a {
     pub(crate) fn new(
         workspaces: Workspaces,
+        presence: Presence,
         backend: SharedBackend,
-        guard: Arc<Guard>,
         agents: reqwest::Client,
     ) -> Self {
         let waking = Cache::builder()
@@ -58,8 +57,8 @@ impl A2a {
             .build();
         Self {
             workspaces,
+            presence,
             backend,
-            guard,
             agents,
             waking,
         }

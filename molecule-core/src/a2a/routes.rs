@@ -6,7 +6,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -29,7 +28,7 @@ pub(crate) fn router() -> OpenApiRouter<App> {
         ("X-Workspace-ID" = Option<String>, Header, description = "the workspace that sends it, proven by its own token"),
         ("X-Timeout" = Option<String>, Header, description = "seconds to wait for the answer, 1800 at most"),
     ),
-    request_body(content = Value, description = "JSON-RPC call, or method and params"),
+    request_body(content = serde_json::Value, description = "JSON-RPC call, or method and params"),
     responses(
         (status = 200, description = "the agent's answer as it is"),
         (status = 400, body = ErrorBody),
@@ -56,8 +55,7 @@ async fn send_message(
             None
         }
     };
-    let target =
-        Uuid::parse_str(&path).map_err(|_| Error::not_found("workspace not found"))?;
+    let target = Uuid::parse_str(&path).map_err(|_| Error::not_found("workspace not found"))?;
     let limit = timeout(&headers);
     let answer = app.a2a.send(caller, target, body.bytes(), limit).await?;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);

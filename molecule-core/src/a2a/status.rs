@@ -19,7 +19,11 @@ pub(super) fn answer(status: u16, body: Vec<u8>) -> Answer {
         .unwrap_or("agent error");
     let text = said.unwrap_or_else(|| phrase.to_owned());
     // A redirect of an agent leads a client nowhere.
-    let status = if (300..400).contains(&status) { 502 } else { status };
+    let status = if (300..400).contains(&status) {
+        502
+    } else {
+        status
+    };
     Answer {
         status,
         body: json!({ "error": text }).to_string().into_bytes(),
@@ -37,9 +41,18 @@ mod tests {
             (answer.status, String::from_utf8(answer.body).unwrap())
         };
         assert_eq!(text(200, "{\"a\": 1}"), (200, "{\"a\": 1}".to_owned()));
-        assert_eq!(text(429, "{\"error\":\"slow down\"}"), (429, "{\"error\":\"slow down\"}".to_owned()));
-        assert_eq!(text(500, "{\"error\":{\"code\":1}}"), (500, "{\"error\":\"Internal Server Error\"}".to_owned()));
-        assert_eq!(text(404, "<html>"), (404, "{\"error\":\"Not Found\"}".to_owned()));
+        assert_eq!(
+            text(429, "{\"error\":\"slow down\"}"),
+            (429, "{\"error\":\"slow down\"}".to_owned())
+        );
+        assert_eq!(
+            text(500, "{\"error\":{\"code\":1}}"),
+            (500, "{\"error\":\"Internal Server Error\"}".to_owned())
+        );
+        assert_eq!(
+            text(404, "<html>"),
+            (404, "{\"error\":\"Not Found\"}".to_owned())
+        );
         assert_eq!(text(302, "").0, 502);
     }
 }

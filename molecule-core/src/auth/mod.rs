@@ -33,7 +33,6 @@ pub(crate) use bootstrap::Gate;
 pub(crate) use extract::{AdminAuth, CanvasOrBearer, HasAuth, WorkspaceAuth};
 pub(crate) use headers::{bearer, caller_id};
 pub(crate) use principal::Principal;
-pub(crate) use tickets::Ticket;
 pub(crate) use token::{TokenHash, mint};
 
 use crate::config::{Config, Environment};

@@ -37,7 +37,7 @@ pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool
     good("hooks", &format!("[{}]", registry.names().join(", ")));
     let (database, fleet) = database(&config).await;
     // Any id will do for asking whether the backend answers.
-    let instance = database.as_deref().unwrap_or("doctor");
+    let instance = database.as_deref().unwrap_or(ANY_INSTANCE);
     let backend = backend(&config, instance).await;
     let disk = disk(&config.data_dir.0);
     database.is_some() && fleet && backend && disk
@@ -70,7 +70,7 @@ async fn database(config: &Config) -> (Option<String>, bool) {
     db.close().await;
     match instance {
         Schema::UpToDate(instance) => (Some(instance), fleet),
-        Schema::Behind => (Some("doctor".to_owned()), fleet),
+        Schema::Behind => (Some(ANY_INSTANCE.to_owned()), fleet),
         Schema::Unusable => (None, fleet),
     }
 }

@@ -46,8 +46,6 @@ const PROOF_EVERY: Duration = Duration::from_secs(2);
 const PROOF_LASTS: Duration = Duration::from_secs(300);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 const PROOFS_AT_ONCE: usize = 16;
-/// Rows deleted by one statement.
-const PRUNE_BATCH: i64 = 1_000;
 
 /// Records and publishes. Cheap to clone.
 #[derive(Clone)]
@@ -158,21 +156,6 @@ impl Events {
     /// Everything from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.0.bus.subscribe()
-    }
-
-    /// Deletes what was recorded before a time, a bounded number at once. Returns
-    /// how many events that were.
-    pub(crate) async fn prune(&self, db: &Db, before: DateTime<Utc>) -> sqlx::Result<u64> {
-        let mut pruned = 0;
-        loop {
-            let count = store::prune(db, before, PRUNE_BATCH).await?;
-            pruned += count;
-            if count < PRUNE_BATCH as u64 {
-                return Ok(pruned);
-            }
-            // Others want to write too.
-            tokio::task::yield_now().await;
-        }
     }
 
     fn event(&self, event: EventType, workspace_id: Uuid, mut payload: Value) -> Event {

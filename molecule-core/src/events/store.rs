@@ -134,19 +134,3 @@ pub(super) async fn ids_between(
         .fetch_all(pool)
         .await)
 }
-
-statement!(
-    PRUNE,
-    "DELETE FROM structure_events WHERE id IN
-        (SELECT id FROM structure_events WHERE created_at < $1 ORDER BY created_at LIMIT $2)"
-);
-
-/// Deletes up to `limit` of the events before a time. Returns how many.
-pub(super) async fn prune(db: &Db, before: DateTime<Utc>, limit: i64) -> sqlx::Result<u64> {
-    with_db!(db, |pool| sqlx::query(PRUNE)
-        .bind(before)
-        .bind(limit)
-        .execute(pool)
-        .await
-        .map(|done| done.rows_affected()))
-}

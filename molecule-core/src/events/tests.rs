@@ -104,30 +104,3 @@ async fn what_is_published_has_its_row_and_what_is_broadcast_has_none() {
     );
     assert!(heard.try_recv().is_err());
 }
-
-#[tokio::test]
-async fn old_events_are_pruned_in_batches() {
-    let (events, db, _dir) = events().await;
-    let now = Utc::now();
-    let mut tx = db.begin().await.unwrap();
-    for number in 0..PRUNE_BATCH * 2 + 5 {
-        let event = Event {
-            event: EventType::WorkspaceOnline,
-            workspace_id: Uuid::nil(),
-            timestamp: now - TimeDelta::seconds(number),
-            payload: json!({}),
-            id: None,
-        };
-        store::insert(&mut tx, Uuid::now_v7(), &event)
-            .await
-            .unwrap();
-    }
-    tx.commit().await.unwrap();
-    let before = now - TimeDelta::seconds(3);
-    let pruned = events.prune(&db, before).await.unwrap();
-    assert_eq!(pruned, PRUNE_BATCH as u64 * 2 + 1);
-    let left = store::latest(&db, None, Uuid::max(), 10).await.unwrap();
-    assert_eq!(left.len(), 4);
-    assert!(left.iter().all(|row| row.created_at >= before));
-    assert_eq!(events.prune(&db, before).await.unwrap(), 0);
-}

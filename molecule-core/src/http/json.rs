@@ -80,6 +80,11 @@ impl JsonBody {
         }
     }
 
+    /// The bytes, for routes that decode them themselves.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// True when there is no body; routes where it is optional ask.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(u8::is_ascii_whitespace)

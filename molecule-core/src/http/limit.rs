@@ -76,11 +76,6 @@ impl RateLimiter {
     }
 
     /// Counts a request of this caller.
-    pub(crate) fn take(&self, caller: &impl Hash) -> Quota {
-        self.take_at(caller, Instant::now())
-    }
-
-    /// As [`take`](Self::take), for who knows what time it is.
     pub(super) fn take_at(&self, caller: &impl Hash, now: Instant) -> Quota {
         // Keyed with randomness of this process: nobody can aim at another's number.
         let key = self.hasher.hash_one(caller);

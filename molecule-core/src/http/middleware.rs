@@ -37,6 +37,10 @@ use crate::redact::Redactor;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A caller's own id is kept up to this length.
+/// Routes that wait for an agent; their caller says how long.
+const BOUNDED_BY_CALLER: [&str; 1] = ["/workspaces/:id/a2a"];
+/// A little more than a caller may ask for.
+const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The SHA-256 of the credential of a request, if it is known in memory to be
@@ -184,7 +188,7 @@ pub(super) async fn shell(
     let mut said = Said::default();
     let answering = async {
         match shell.admit(&mut request, started, &mut said) {
-            Ok(()) => within(inner.parts.timeout, next.run(request)).await,
+            Ok(()) => within(inner.limit_of(path), next.run(request)).await,
             Err(refusal) => refusal,
         }
     };
@@ -225,6 +229,16 @@ fn finish(exchange: Exchange, mut response: Response) -> Response {
     let is_endless = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let closing = is_endless.then(|| exchange.shell.0.parts.closing.clone());
     response.map(|body| Streaming::new(body, exchange, status, closing))
+}
+
+impl Inner {
+    /// How long a request may take.
+    fn limit_of(&self, path: &str) -> Duration {
+        match BOUNDED_BY_CALLER.contains(&path) {
+            true => LONGEST_CALL.max(self.parts.timeout),
+            false => self.parts.timeout,
+        }
+    }
 }
 
 async fn within(timeout: Duration, answering: impl Future<Output = Response>) -> Response {

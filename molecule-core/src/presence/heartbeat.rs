@@ -178,6 +178,7 @@ impl Presence {
                     self.workspaces.directory().confirm(before, read);
                 }
                 Err(error) => {
+                    batch.failed = true;
                     let count = batch.reports.len();
                     tracing::warn!(%error, count, "heartbeats not written; will retry");
                     return false;

@@ -246,9 +246,8 @@ pub(super) struct Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        let failed = !self.reports.is_empty();
         self.live
-            .put_back(std::mem::take(&mut self.reports), failed);
+            .put_back(std::mem::take(&mut self.reports), self.failed);
     }
 }
 

@@ -228,7 +228,7 @@ mod tests {
         machine.listening.interrupt();
         assert!(machine.round(200, 200), "nobody listened, nobody jumped");
         assert_eq!(machine.unbroken(), 0);
-        assert_eq!(machine.listening.total.num_seconds(), 145);
+        assert_eq!(machine.listening.total.num_seconds(), 130);
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
             heard_at: machine.wall + TimeDelta::hours(1),
         };
         let limit = ROUND * 3;
-        let mut stale = |machine: &mut Machine, row: &Heard| {
+        let stale = |machine: &mut Machine, row: &Heard| {
             machine.round(15, 15);
             machine.listening.is_stale_ahead(row, limit)
         };

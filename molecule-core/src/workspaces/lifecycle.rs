@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::boot::Boot;
 use super::model::Status;
+use super::status::Trigger;
 use super::store::lifecycle::{self as sql, BootFrom};
 use super::{Services, Workspaces, store};
 use crate::backend::InstanceRef;
@@ -195,10 +196,10 @@ impl Workspaces {
             return self.resume_external(id).await;
         }
         let from = BootFrom {
-            statuses: &[Status::Paused],
+            trigger: Trigger::Resume { external: false },
             requested: false,
         };
-        self.boot(id, &Boot::again(row.booted_at.is_some()), &from)
+        self.boot(id, &Boot::again(row.booted_at.is_some()), from)
             .await
     }
 
@@ -340,13 +341,13 @@ impl Workspaces {
     /// Wakes a hibernated workspace; true for the one caller that did it.
     pub(crate) async fn wake(&self, id: Uuid) -> Result<bool> {
         let from = BootFrom {
-            statuses: &[Status::Hibernated],
+            trigger: Trigger::Wake,
             requested: false,
         };
         if self.services.has_no_backend() {
             return Err(Error::not_now("provisioner not available"));
         }
-        self.boot(id, &Boot::again(true), &from).await
+        self.boot(id, &Boot::again(true), from).await
     }
 }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::Workspaces;
 use super::boot::Boot;
 use super::model::Status;
+use super::status::Trigger;
 use super::store::lease::Lease;
 use super::store::lifecycle::{self as sql, BootFrom};
 use super::{restart_context, store};
@@ -37,25 +38,6 @@ const FIRST_BACKOFF_SECS: i64 = 60;
 const LONGEST_BACKOFF_SECS: i64 = 600;
 /// Restarts of one round begin at most so far apart from their turn.
 const JITTER_MS: u128 = 200;
-
-/// Statuses from which requested restarts go on.
-const RESTARTABLE: [Status; 5] = [
-    Status::Provisioning,
-    Status::Online,
-    Status::Degraded,
-    Status::Offline,
-    Status::Failed,
-];
-/// The same for a restart over HTTP, which also wakes.
-const RESTARTABLE_BY_HAND: [Status; 7] = [
-    Status::Provisioning,
-    Status::Online,
-    Status::Degraded,
-    Status::Offline,
-    Status::Failed,
-    Status::AwaitingAgent,
-    Status::Hibernated,
-];
 
 /// What the runner remembers.
 #[derive(Clone)]
@@ -192,12 +174,12 @@ impl Workspaces {
             return Ok(());
         };
         let from = BootFrom {
-            statuses: &RESTARTABLE,
+            trigger: Trigger::AutoRestart,
             requested: true,
         };
         let before = restart_context::Before::of(services, &row).await;
         if self
-            .boot(id, &Boot::again(row.booted_at.is_some()), &from)
+            .boot(id, &Boot::again(row.booted_at.is_some()), from)
             .await?
         {
             tracing::info!(workspace.id = %id, from = %row.status(), "restarting as requested");
@@ -209,7 +191,7 @@ impl Workspaces {
 
     /// Begins a boot of a workspace that exists: row, event, background work.
     /// False when the row allows it no more, or another server provisions it.
-    pub(super) async fn boot(&self, id: Uuid, boot: &Boot, from: &BootFrom<'_>) -> Result<bool> {
+    pub(super) async fn boot(&self, id: Uuid, boot: &Boot, from: BootFrom) -> Result<bool> {
         let services = &self.services;
         let pass = self.provisioner.gate().enter(id).await;
         let now = timestamp(&services.clock);
@@ -298,10 +280,10 @@ impl Workspaces {
         // A provision of this server under way starts over from here.
         self.provisioner.cancel(id).await;
         let from = BootFrom {
-            statuses: &RESTARTABLE_BY_HAND,
+            trigger: Trigger::Restart,
             requested: false,
         };
-        if self.boot(id, &boot, &from).await.map_err(lookup)? {
+        if self.boot(id, &boot, from).await.map_err(lookup)? {
             tracing::info!(workspace.id = %id, config_dir, "restarting by hand");
             metrics::counter!("molecule_restarts_total", "cause" => "manual").increment(1);
             self.tell_context(before);

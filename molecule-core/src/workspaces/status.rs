@@ -25,6 +25,13 @@ pub(crate) struct Vitals {
 
 /// What happens to a workspace.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "some statements list their statuses; the tests hold them against this"
+    )
+)]
 pub(crate) enum Trigger {
     /// Its agent reported.
     Heartbeat(Vitals),
@@ -138,6 +145,19 @@ pub(crate) fn next(from: Status, trigger: Trigger) -> Option<Status> {
             _,
         ) => None,
     }
+}
+
+/// The statuses from which `trigger` leads anywhere, as `,online,degraded,`: for a
+/// `WHERE $n LIKE '%,' || status || ',%'`, one text for both engines.
+pub(crate) fn sources(trigger: Trigger) -> String {
+    let mut text = String::from(",");
+    for status in Status::ALL {
+        if next(status, trigger).is_some() {
+            text.push_str(status.as_str());
+            text.push(',');
+        }
+    }
+    text
 }
 
 /// The registry's rules, in order; the first that applies counts.

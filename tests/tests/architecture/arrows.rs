@@ -10,7 +10,7 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 19] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
@@ -28,6 +28,10 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("events", &["redact", "store", "supervisor"]),
     ("http", &["cidr", "error", "redact", "telemetry"]),
     // The domain.
+    (
+        "a2a",
+        &["backend", "error", "outbound", "presence", "workspaces"],
+    ),
     (
         "auth",
         &["config", "error", "redact", "store", "supervisor"],

@@ -66,7 +66,6 @@ async fn take(app: &TestApp, id: &str, step: Step) {
         }
         Step::RequestRestart => return request_restart(app, id).await,
         Step::Kill => {
-            let id = id.parse().expect("a UUID");
             return app.backend.kill(id);
         }
         Step::Wait => return tokio::time::sleep(Duration::from_millis(15)).await,

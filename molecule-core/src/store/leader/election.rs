@@ -99,7 +99,7 @@ mod tests {
     }
 
     /// What a server is in the middle of.
-    #[derive(Clone, Default)]
+    #[derive(Default)]
     enum Doing {
         #[default]
         Nothing,

@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::super::boot::Boot;
 use super::super::model::Status;
+use super::super::status::{Trigger, sources};
 use super::lease::Lease;
 use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
 statement!(
-    /// `$5` lists the statuses it may have, as `,online,degraded,`: one text for
-    /// both engines.
+    /// `$5` lists the statuses it may have: see [`sources`].
     BEGIN_BOOT,
     "UPDATE workspaces
      SET status = 'provisioning', url = '', provision_lease_until = $3, provision_epoch = provision_epoch + 1,
@@ -47,8 +47,9 @@ impl Begun {
 }
 
 /// From which rows a boot may begin.
-pub(in super::super) struct BootFrom<'a> {
-    pub(in super::super) statuses: &'a [Status],
+#[derive(Clone, Copy)]
+pub(in super::super) struct BootFrom {
+    pub(in super::super) trigger: Trigger,
     /// Only if a restart was requested.
     pub(in super::super) requested: bool,
 }
@@ -58,11 +59,11 @@ pub(in super::super) async fn begin_boot(
     tx: &mut Tx,
     id: Uuid,
     boot: &Boot,
-    from: &BootFrom<'_>,
+    from: BootFrom,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> sqlx::Result<Option<Begun>> {
-    let statuses = list(from.statuses);
+    let statuses = sources(from.trigger);
     with_tx!(tx, |conn| sqlx::query_as(BEGIN_BOOT)
         .bind(id)
         .bind(now)
@@ -72,16 +73,6 @@ pub(in super::super) async fn begin_boot(
         .bind(from.requested)
         .fetch_optional(conn)
         .await)
-}
-
-/// `,online,degraded,`
-fn list(statuses: &[Status]) -> String {
-    let mut text = String::from(",");
-    for status in statuses {
-        text.push_str(status.as_str());
-        text.push(',');
-    }
-    text
 }
 
 statement!(
@@ -174,8 +165,7 @@ statement!(
      SET status = 'paused', url = CASE WHEN external THEN url ELSE '' END, provision_epoch = provision_epoch + 1,
          provision_lease_until = NULL, restart_requested_at = NULL, active_tasks = 0, current_task = '',
          idle_since = NULL, updated_at = $2
-     WHERE id = $1 AND status IN ('provisioning', 'online', 'offline', 'degraded', 'failed', 'hibernating',
-                                  'hibernated', 'awaiting_agent')
+     WHERE id = $1 AND $3 LIKE '%,' || status || ',%'
      RETURNING name, tier, external"
 );
 
@@ -200,6 +190,7 @@ pub(in super::super) async fn pause(
     with_tx!(tx, |conn| sqlx::query_as(PAUSE)
         .bind(id)
         .bind(now)
+        .bind(sources(Trigger::Pause))
         .fetch_optional(conn)
         .await)
 }
