@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_hooks::Clock;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;

@@ -397,11 +397,15 @@ impl Wiring {
             ),
             closing: closing.clone(),
         });
-        let a2a = A2a::new(workspaces.clone(), presence.clone(), Arc::clone(&backend), agents);
+        let a2a = A2a::new(
+            workspaces.clone(),
+            presence.clone(),
+            Arc::clone(&backend),
+            agents,
+        );
         let app = App::new(Parts {
             a2a,
             config: Arc::clone(&config),
-            clock,
             closing,
             db,
             auth,
@@ -411,7 +415,6 @@ impl Wiring {
             events: events.clone(),
             leader,
             presence,
-            relay,
             secrets,
             supervisor,
             workspaces,

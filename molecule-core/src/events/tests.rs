@@ -4,7 +4,6 @@
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use chrono::TimeDelta;
 use molecule_hooks::Clock;
 use serde_json::json;
 

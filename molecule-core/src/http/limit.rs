@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_refusal_says_when_to_come_back() {
         let limiter = RateLimiter::new(0, MINUTE);
-        let response = limiter.take(&"a").refusal("slow down");
+        let response = limiter.take_at(&"a", Instant::now()).refusal("slow down");
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(response.status(), 429);
         assert_eq!(header("retry-after"), "60");
