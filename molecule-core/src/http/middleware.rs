@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::CONTENT_TYPE;
+use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -206,6 +206,10 @@ pub(super) async fn shell(
         granted.write_to(&mut common);
     }
     common.insert(REQUEST_ID, id);
+    if response.status() == StatusCode::NOT_FOUND {
+        // The router says which methods a path has; the wire does not.
+        common.remove(ALLOW);
+    }
     *response.headers_mut() = common;
     let exchange = Exchange {
         shell: shell.clone(),

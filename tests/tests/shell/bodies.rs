@@ -64,9 +64,9 @@ async fn an_exact_key_wins_and_nonsense_is_refused() {
     };
     for (body, expected) in [
         (r#"{"name":"a","NAME":"b","external":true}"#, json!("a")),
-        (r#"{"NAME":"b","name":"a","external":true}"#, json!("a")),
+        (r#"{"NAME":"b","name":"a2","external":true}"#, json!("a2")),
         (r#"{"NAME":"b","Name":"c","EXTERNAL":true}"#, json!("c")),
-        (r#"{"NAME":5,"name":"a","external":true}"#, json!("a")),
+        (r#"{"NAME":5,"name":"a3","external":true}"#, json!("a3")),
         (r#"{"name":"a","name":"b"}"#, json!(400)),
         (r#"{"NAME":5}"#, json!(400)),
         (r#"{"Name":["a"]}"#, json!(400)),

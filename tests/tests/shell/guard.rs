@@ -23,7 +23,7 @@ fn assert_hidden(reply: &Reply, what: &str) {
     assert_eq!((reply.status, reply.text.as_str()), (404, ""), "{what}");
     // It is still our answer.
     assert_eq!(reply.header("x-frame-options"), Some("DENY"), "{what}");
-    assert!(reply.header("x-request-id").is_some() && reply.header("x-ratelimit-limit").is_some());
+    assert!(reply.header("x-request-id").is_some(), "{what}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

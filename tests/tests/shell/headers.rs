@@ -70,7 +70,7 @@ async fn every_kind_of_answer_carries_them() {
         ("GET", "/health", Some(evil), 403, API),
         ("GET", "/", Some(evil), 403, PAGE),
         ("OPTIONS", "/workspaces", Some(page), 204, API),
-        ("GET", "/some/page", None, 200, PAGE),
+        ("GET", "/some/screen", None, 200, PAGE),
         ("GET", "/workspaces/a/b/c/d", None, 200, API),
         ("GET", "/../etc", None, 404, PAGE),
         ("GET", "/cp/auth/login", None, 502, PAGE),

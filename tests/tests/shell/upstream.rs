@@ -163,7 +163,14 @@ fn huge(state: Arc<State>) -> Response {
 
 /// Half an answer, then an end that is none.
 fn broken() -> Response {
-    let half = stream::iter([Ok("half"), Err(std::io::Error::other("gone"))]);
+    let half = stream::unfold(0, |step| async move {
+        // Late enough for the first half to be on its way.
+        tokio::time::sleep(Duration::from_millis(100 * step)).await;
+        match step {
+            0 => Some((Ok("half"), 1)),
+            _ => Some((Err(std::io::Error::other("gone")), 2)),
+        }
+    });
     Body::from_stream(half).into_response()
 }
 

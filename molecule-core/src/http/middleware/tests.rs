@@ -1,5 +1,7 @@
 //! The shell around routes that misbehave.
 
+use std::sync::LazyLock;
+
 use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
@@ -44,11 +46,23 @@ async fn panics() -> &'static str {
     panic!("with a secret")
 }
 
+/// A route with a limit of its own, as a room writes it.
+async fn rare(caller: Caller) -> Response {
+    static LIMITER: LazyLock<RateLimiter> =
+        LazyLock::new(|| RateLimiter::new(1, Duration::from_secs(3600)));
+    let quota = LIMITER.take(&caller);
+    match quota.is_allowed() {
+        true => (quota, "yes").into_response(),
+        false => quota.refusal("mint rate limit exceeded"),
+    }
+}
+
 async fn ask(closing: &CancellationToken, limit: u64, path: &str, boom: bool) -> Response {
     let routes = OpenApiRouter::new()
         .route("/panic", get(panics))
         .route("/hang", get(std::future::pending::<&'static str>))
         .route("/words", get(async || endless()))
+        .route("/rare", get(rare))
         .route(
             "/events",
             get(async || {
@@ -119,4 +133,21 @@ async fn without_a_connection_everybody_is_one_caller() {
     let response = ask(&CancellationToken::new(), 0, "/words", false).await;
     assert_eq!(response.status(), 429);
     assert_eq!(response.headers()["access-control-allow-origin"], ORIGIN);
+}
+
+#[tokio::test]
+async fn a_limit_of_a_route_speaks_instead_of_the_outer_one() {
+    for (status, expected) in [(200, "yes"), (429, "mint rate limit exceeded")] {
+        let (response, body) = answer("/rare", false).await;
+        assert_eq!(response.status(), status);
+        assert!(String::from_utf8_lossy(&body).contains(expected), "{body:?}");
+        for (name, value) in [
+            ("x-ratelimit-limit", "1"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "3600"),
+        ] {
+            let values: Vec<_> = response.headers().get_all(name).iter().collect();
+            assert_eq!(values, [value], "{name}");
+        }
+    }
 }

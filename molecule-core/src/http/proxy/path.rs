@@ -9,9 +9,9 @@ pub(super) fn is_plain(path: &str) -> bool {
     let Some(path) = path.strip_prefix('/') else {
         return false;
     };
-    // One slash at the end is a segment that is empty, and plain.
-    let path = path.strip_suffix('/').unwrap_or(path);
-    path.is_empty() || (path.split('/').all(is_plain_segment) && !has_disguise(path))
+    // An empty segment at the end is a slash at the end, and plain.
+    let mut segments = path.strip_suffix('/').unwrap_or(path).split('/');
+    path.is_empty() || (segments.all(is_plain_segment) && !has_disguise(path))
 }
 
 fn is_plain_segment(segment: &str) -> bool {
@@ -21,18 +21,21 @@ fn is_plain_segment(segment: &str) -> bool {
 }
 
 /// An encoded slash, backslash, dot or NUL; also encoded twice, for a server that
-/// decodes twice.
+/// decodes twice. And what is no encoding at all.
 fn has_disguise(path: &str) -> bool {
     path.match_indices('%').any(|(at, _)| {
-        let mut rest = &path[at + 1..];
-        while let Some(again) = rest.strip_prefix("25") {
+        let mut rest = &path.as_bytes()[at + 1..];
+        let is_encoding = rest
+            .get(..2)
+            .is_some_and(|code| code.iter().all(u8::is_ascii_hexdigit));
+        while let Some(again) = rest.strip_prefix(b"25") {
             rest = again;
         }
-        let code = rest.as_bytes().get(..2);
-        code.is_none_or(|code| {
+        let hidden = rest.get(..2).is_some_and(|code| {
             let is = |wanted: &[u8; 2]| code.eq_ignore_ascii_case(wanted);
             is(b"2f") || is(b"5c") || is(b"2e") || is(b"00")
-        })
+        });
+        hidden || !is_encoding
     })
 }
 
@@ -60,6 +63,8 @@ mod tests {
             "/a.b/..c/d../...",
             "/_next/static/chunks/%5Bid%5D.js",
             "/a%20b/%C3%A4",
+            "/100%25",
+            "/100%25/a%25b",
             "/a;v=1/b",
         ] {
             assert!(is_plain(path), "{path}");
