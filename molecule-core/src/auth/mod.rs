@@ -16,6 +16,8 @@ mod principal;
 pub(crate) mod routes;
 mod session;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod token;
 mod uses;
@@ -32,7 +34,6 @@ pub(crate) use bootstrap::Gate;
 pub(crate) use extract::{AdminAuth, CanvasOrBearer, HasAuth, WorkspaceAuth};
 pub(crate) use headers::{bearer, caller_id};
 pub(crate) use principal::Principal;
-pub(crate) use tickets::Ticket;
 pub(crate) use token::{TokenHash, mint};
 
 use crate::config::{Config, Environment};
