@@ -17,6 +17,8 @@ mod principal;
 pub(crate) mod routes;
 mod session;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod token;
 mod uses;

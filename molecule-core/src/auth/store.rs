@@ -231,3 +231,25 @@ pub(super) async fn exists(db: &Db, id: Uuid) -> sqlx::Result<bool> {
         .await)?;
     Ok(count > 0)
 }
+
+#[cfg(test)]
+statement!(
+    ADD_WORKSPACE,
+    "INSERT INTO workspaces (id, name, status, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)"
+);
+
+/// A workspace for a test of this room, which owns none of that table's columns.
+#[cfg(test)]
+pub(super) async fn add_workspace(db: &Db, status: &str) -> Uuid {
+    let id = Uuid::new_v4();
+    with_db!(db, |pool| sqlx::query(ADD_WORKSPACE)
+        .bind(id)
+        .bind(id.to_string())
+        .bind(status)
+        .bind(Utc::now())
+        .execute(pool)
+        .await
+        .map(drop))
+    .expect("a workspace");
+    id
+}

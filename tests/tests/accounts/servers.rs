@@ -90,7 +90,7 @@ async fn a_token_minted_on_one_server_works_on_the_other_at_once() {
     assert_eq!(second.get(&path).bearer(&token).send().await.status, 200);
     // The cap counts what either minted.
     let mint = |n: usize| {
-        let app = if n % 2 == 0 { &first } else { &second };
+        let app = if n.is_multiple_of(2) { &first } else { &second };
         app.request("POST", &path).bearer(ADMIN).send()
     };
     let replies = futures_util::future::join_all((0..60).map(mint)).await;
