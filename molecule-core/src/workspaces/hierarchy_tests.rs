@@ -124,3 +124,65 @@ proptest! {
         );
     }
 }
+
+/// An empty SQLite database.
+async fn database() -> (tempfile::TempDir, Db) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = crate::Config::default();
+    config.database.url = Some(format!("sqlite://{}", dir.path().join("t.db").display()).into());
+    let db = crate::store::connect(&config).await.unwrap();
+    crate::store::migrate(&db).await.unwrap();
+    (dir, db)
+}
+
+#[tokio::test]
+async fn a_hundred_callers_after_a_change_share_one_query() {
+    let (_dir, db) = database().await;
+    let hierarchy = Hierarchy::new(db.clone(), Relay::new(&db));
+    let ask = || async {
+        let asking = (0..100).map(|_| hierarchy.tree());
+        let trees: Vec<_> = futures_util::future::join_all(asking).await;
+        let mut trees = trees.into_iter().map(Result::unwrap);
+        let first = trees.next().unwrap();
+        assert!(
+            trees.all(|tree| Arc::ptr_eq(&tree, &first)),
+            "one query, one tree"
+        );
+        first
+    };
+    let before = ask().await;
+    assert!(
+        Arc::ptr_eq(&before, &ask().await),
+        "nothing changed, nothing is read"
+    );
+    hierarchy.forget();
+    let after = ask().await;
+    assert!(!Arc::ptr_eq(&before, &after), "a change is noticed");
+    // A reader that goes away leaves its turn to the next.
+    hierarchy.forget();
+    drop(futures_util::FutureExt::now_or_never(hierarchy.tree()));
+    assert!(!Arc::ptr_eq(&after, &ask().await));
+}
+
+#[tokio::test]
+async fn a_status_read_before_a_change_is_not_believed_after_it() {
+    use super::super::Directory;
+    use super::super::model::Status::{Degraded, Online, Removed};
+
+    let (_dir, db) = database().await;
+    let directory = Directory::new(db.clone(), Relay::new(&db));
+    let (one, two) = (id(1), id(2));
+    let before = directory.before();
+    directory.confirm(before, [(one, Online), (two, Degraded)]);
+    assert_eq!(directory.status(one).await.unwrap(), Some(Online));
+    assert_eq!(directory.status(two).await.unwrap(), Some(Degraded));
+    // The row of one is gone by the time its status is asked for again.
+    directory.forget(one);
+    directory.confirm(before, [(one, Online)]);
+    assert_eq!(directory.status(one).await.unwrap(), None);
+    directory.confirm(directory.before(), [(two, Removed)]);
+    assert_eq!(directory.status(two).await.unwrap(), None);
+    directory.confirm(directory.before(), [(two, Online)]);
+    directory.forget_all_here();
+    assert_eq!(directory.status(two).await.unwrap(), None);
+}

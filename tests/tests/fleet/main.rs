@@ -5,6 +5,7 @@ mod cards;
 mod discovery;
 mod peers;
 mod reports;
+mod servers;
 
 use molecule_tests::support;
 use molecule_tests::{ADMIN, TestApp};
