@@ -212,12 +212,15 @@ impl EventStream {
     /// # Panics
     /// At the end of the stream.
     pub async fn event(&mut self) -> Block {
-        loop {
-            let block = self.block().await.expect("not the end");
-            if !block.data.is_null() {
-                return block;
+        let event = async {
+            loop {
+                let block = self.block().await.expect("not the end");
+                if !block.data.is_null() {
+                    return block;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, event).await.expect("an event in time")
     }
 
     /// The next event of a type, past others.

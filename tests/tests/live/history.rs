@@ -1,7 +1,7 @@
 //! `GET /events` and `GET /events/{workspaceId}`.
 
 use molecule_tests::support::{Agent, assert_time, fields, strict};
-use molecule_tests::{ADMIN, Engine, Reply, TestApp, on_both_engines};
+use molecule_tests::{ADMIN, Reply, TestApp, on_both_engines};
 use serde_json::{Value, json};
 
 async fn get(app: &TestApp, path: &str) -> Reply {

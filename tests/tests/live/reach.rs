@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use molecule_tests::live::Socket;
 use molecule_tests::support::{Agent, sql_id, strict};
-use molecule_tests::{Engine, TestApp, on_both_engines};
+use molecule_tests::{TestApp, on_both_engines};
 use serde_json::json;
 
 /// A workspace with a socket of its own.
@@ -115,12 +115,13 @@ on_both_engines! {
         let path = format!("/workspaces/{}?confirm=true", lead.agent.id);
         let reply = app.delete(&path).bearer(molecule_tests::ADMIN).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text);
+        let (lead_id, member_id) = (lead.agent.id.clone(), member.agent.id.clone());
         for listener in [&mut root, &mut lead, &mut member] {
-            let first = listener.socket.wait_for("WORKSPACE_REMOVED", &member.agent.id).await;
+            let first = listener.socket.wait_for("WORKSPACE_REMOVED", &member_id).await;
             assert_eq!(first["payload"], json!({}));
         }
         for listener in [&mut root, &mut lead, &mut cousin] {
-            let second = listener.socket.wait_for("WORKSPACE_REMOVED", &lead.agent.id).await;
+            let second = listener.socket.wait_for("WORKSPACE_REMOVED", &lead_id).await;
             assert_eq!(second["payload"], json!({ "cascade_deleted": 1 }));
         }
         app.shutdown().await;
