@@ -238,7 +238,8 @@ fn every_problem_with_earlier_keys_is_listed_and_no_key_is_quoted() {
     let many = vec![OLD_KEY; 33].join(",");
     let many = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS", many.as_str());
     let missing = ("SECRETS_PREVIOUS_ENCRYPTION_KEYS_FILE", "/does/not/exist");
-    let cases: [(&str, &[(&str, &str)], &[&str]); 7] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 7] = [
         (
             "{}",
             &[DEV, current, file],

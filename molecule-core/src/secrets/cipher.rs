@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn versions_0_and_1_of_the_reference_are_read_with_any_key() {
         let (old, new) = (random_key(), random_key());
-        let both = cipher(&new, &[old.clone()]);
+        let both = cipher(&new, std::slice::from_ref(&old));
         let plain = Sealed {
             bytes: b"plain".to_vec(),
             version: 0,

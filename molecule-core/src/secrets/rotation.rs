@@ -162,7 +162,7 @@ impl Rotation {
                     pass.named.push(Unreadable {
                         table: table.name(),
                         key: row.key.clone(),
-                        workspace_id: (table != Table::GlobalSecrets).then_some(row.owner),
+                        workspace_id: (table != Table::Global).then_some(row.owner),
                         cause,
                     });
                 }
@@ -173,9 +173,9 @@ impl Rotation {
 
     fn seal_again(&self, table: Table, row: &StoredRow) -> Result<Sealed, CipherError> {
         let place = match table {
-            Table::WorkspaceSecrets => Scope::Workspace(row.owner).place(&row.key),
-            Table::GlobalSecrets => Scope::Global.place(&row.key),
-            Table::InboundSecrets => aad("workspaces", &row.owner.to_string(), "inbound_secret"),
+            Table::Workspaces => Scope::Workspace(row.owner).place(&row.key),
+            Table::Global => Scope::Global.place(&row.key),
+            Table::Inbound => aad("workspaces", &row.owner.to_string(), "inbound_secret"),
         };
         let plain = zeroize::Zeroizing::new(self.cipher.open(&row.sealed(), &place)?);
         self.cipher.seal(&plain, &place)

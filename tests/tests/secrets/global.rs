@@ -1,7 +1,7 @@
 //! The routes of global secrets, under both names.
 
 use molecule_tests::support::{Agent, assert_time, fields, strict};
-use molecule_tests::{ADMIN, Engine, on_both_engines};
+use molecule_tests::{ADMIN, on_both_engines};
 use serde_json::json;
 
 use crate::requests::{admin, set};

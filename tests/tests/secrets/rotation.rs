@@ -9,7 +9,7 @@ use molecule_tests::{Engine, TestApp, TestDatabase, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::commands::Commands;
-use crate::requests::{assert_saved, set, workspace};
+use crate::requests::{assert_saved, set, watch, workspace};
 
 const OLD: &str = "old-key-old-key-old-key-old-key-";
 const NEW: &str = "new-key-new-key-new-key-new-key-";
@@ -78,6 +78,7 @@ on_both_engines! {
         // Both keys: everything works, and doctor has a hint
         let commands = Commands::new(&database, Some(NEW), &[OLD]);
         let app = server(engine, &database, Some(NEW), &[OLD]).await;
+        watch(&app, engine).await;
         let status = expect(commands.run(&["secrets", "status"]).await, 0);
         let new_id = current_key(&status);
         for line in [
@@ -105,9 +106,7 @@ on_both_engines! {
             assert!(said.contains(line), "{line}: {said}");
         }
         assert_eq!(not_under(&database, engine, &new_id).await, 0);
-        let requested = "SELECT count(*) FROM workspaces WHERE restart_requested_at IS NOT NULL
-                         AND name = 'plain'";
-        assert_eq!(database.count(requested).await, 0);
+        assert_eq!(database.count("SELECT count(*) FROM noted").await, 0);
         let values = format!("/workspaces/{}/secrets/values", agent.id);
         let reply = app.get(&values).bearer(&agent.token).send().await;
         let expected = json!({ "KEY": "hunter2-old", "SHARED": "hunter2-shared" });

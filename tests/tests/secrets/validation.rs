@@ -1,7 +1,7 @@
 //! Keys and values that are refused, and those that are not.
 
 use molecule_tests::support::{Agent, strict};
-use molecule_tests::{ADMIN, Engine, on_both_engines};
+use molecule_tests::{ADMIN, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::requests::{admin, assert_saved, set, workspace};
@@ -74,7 +74,8 @@ fn bad_bodies() -> Vec<(Value, &'static str)> {
 on_both_engines! {
     async fn a_bad_key_or_value_is_refused_by_every_route_and_repeated_by_none(engine: Engine) {
         let app = strict(engine).start().await;
-        let (_, path) = workspace(&app, "one").await;
+        let agent = Agent::start(&app, json!({ "name": "one" })).await;
+        let path = format!("/workspaces/{}/secrets", agent.id);
         let before = app.database.dump().await;
         for (body, names) in bad_bodies() {
             for (method, path) in [

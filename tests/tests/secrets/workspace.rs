@@ -76,7 +76,7 @@ on_both_engines! {
 
     async fn an_id_that_is_no_lower_case_uuid_is_refused_by_every_route(engine: Engine) {
         let app = strict(engine).start().await;
-        let (id, _) = workspace(&app, "one").await;
+        let id = Agent::start(&app, json!({ "name": "one" })).await.id;
         let before = app.database.dump().await;
         for bad in ["x", &id.to_uppercase(), &id.replace('-', ""), &format!("%7B{id}%7D"), "%00", "%FF", "null"] {
             if bad == id {
@@ -149,7 +149,7 @@ on_both_engines! {
         let app = strict(engine).start().await;
         let (id, path) = with_secrets(&app, "one", json!({ "values": "v", "dependents": "v" })).await;
         let long = "x".repeat(4000);
-        for key in ["NO", "no%20key", "%00", "a%00b", "%FF", "%E2%80%AEKEY", "KEY%0A", "..%2F", "'%20OR%201=1", long.as_str()] {
+        for key in ["NO", "no%20key", "%00", "a%00b", "%E2%80%AEKEY", "KEY%0A", "..%2F", "'%20OR%201=1", long.as_str()] {
             let path = format!("/workspaces/{id}/secrets/{key}");
             admin(&app, "DELETE", &path).await.assert_error(404, "secret not found");
         }

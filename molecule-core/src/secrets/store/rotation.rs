@@ -8,24 +8,23 @@ use crate::store::{Db, from_row, statement, with_db};
 /// Where encrypted values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Table {
-    WorkspaceSecrets,
-    GlobalSecrets,
-    InboundSecrets,
+    /// Secrets of single workspaces.
+    Workspaces,
+    /// Secrets of all of them.
+    Global,
+    /// With what a workspace knows the server.
+    Inbound,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 3] = [
-        Self::WorkspaceSecrets,
-        Self::GlobalSecrets,
-        Self::InboundSecrets,
-    ];
+    pub(crate) const ALL: [Self; 3] = [Self::Workspaces, Self::Global, Self::Inbound];
 
     /// Table, or table and column.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::WorkspaceSecrets => "workspace_secrets",
-            Self::GlobalSecrets => "global_secrets",
-            Self::InboundSecrets => "workspaces.inbound_secret",
+            Self::Workspaces => "workspace_secrets",
+            Self::Global => "global_secrets",
+            Self::Inbound => "workspaces.inbound_secret",
         }
     }
 }
@@ -89,9 +88,9 @@ pub(in super::super) async fn old_rows(
     limit: i64,
 ) -> sqlx::Result<Vec<StoredRow>> {
     let sql = match table {
-        Table::WorkspaceSecrets => OLD_OF_WORKSPACES,
-        Table::GlobalSecrets => OLD_GLOBAL,
-        Table::InboundSecrets => OLD_INBOUND,
+        Table::Workspaces => OLD_OF_WORKSPACES,
+        Table::Global => OLD_GLOBAL,
+        Table::Inbound => OLD_INBOUND,
     };
     with_db!(db, |pool| sqlx::query_as(sql)
         .bind(after)
@@ -127,9 +126,9 @@ pub(in super::super) async fn swap(
     sealed: &Sealed,
 ) -> sqlx::Result<bool> {
     let sql = match table {
-        Table::WorkspaceSecrets => SWAP_OF_WORKSPACE,
-        Table::GlobalSecrets => SWAP_GLOBAL,
-        Table::InboundSecrets => SWAP_INBOUND,
+        Table::Workspaces => SWAP_OF_WORKSPACE,
+        Table::Global => SWAP_GLOBAL,
+        Table::Inbound => SWAP_INBOUND,
     };
     with_db!(db, |pool| sqlx::query(sql)
         .bind(row.id)
@@ -179,9 +178,9 @@ statement!(
 /// How the values of a table are stored.
 pub(in super::super) async fn tally(db: &Db, table: Table) -> sqlx::Result<Vec<TallyRow>> {
     let sql = match table {
-        Table::WorkspaceSecrets => TALLY_OF_WORKSPACES,
-        Table::GlobalSecrets => TALLY_GLOBAL,
-        Table::InboundSecrets => TALLY_INBOUND,
+        Table::Workspaces => TALLY_OF_WORKSPACES,
+        Table::Global => TALLY_GLOBAL,
+        Table::Inbound => TALLY_INBOUND,
     };
     with_db!(db, |pool| sqlx::query_as(sql).fetch_all(pool).await)
 }
