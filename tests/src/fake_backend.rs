@@ -224,7 +224,7 @@ impl FakeBackend {
         self.state(|state| state.list_hides_state = hides);
     }
 
-    /// Every `liveness` takes this long.
+    /// Every `liveness` takes this long to tell what it saw at once.
     pub fn set_latency(&self, latency: Duration) {
         self.state(|state| state.latency = latency);
     }
@@ -334,25 +334,25 @@ impl WorkspaceBackend for FakeBackend {
     }
 
     async fn liveness(&self, instance: &InstanceRef) -> Liveness {
-        let latency = self.state(|state| {
+        let id = instance.workspace_id;
+        let (found, latency) = self.state(|state| {
             state.looks += 1;
             state.looking += 1;
             state.most_looking = state.most_looking.max(state.looking);
-            state.latency
-        });
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
-        }
-        let id = instance.workspace_id;
-        self.state(|state| {
-            state.looking -= 1;
-            match state.unknown {
+            let found = match state.unknown {
                 true => Liveness::Unknown(BackendError::Timeout { operation: "look" }),
                 false if state.running.contains_key(&id) => Liveness::Running,
                 false if state.stopped.contains(&id) => Liveness::Stopped,
                 false => Liveness::Missing,
-            }
-        })
+            };
+            (found, state.latency)
+        });
+        // The answer may be old when it arrives.
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        self.state(|state| state.looking -= 1);
+        found
     }
 
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {

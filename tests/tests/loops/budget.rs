@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use molecule_tests::support::create;
-use molecule_tests::{Engine, TestApp, eventually, on_both_engines};
+use molecule_tests::{TestApp, eventually, on_both_engines};
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use molecule_tests::support::{Agent, changes, create, set_status, sql_id};
+use molecule_core::backend::WorkspaceBackend;
+use molecule_tests::support::{Agent, create, set_status, sql_id};
 use molecule_tests::{Engine, TestApp, TestAppBuilder, eventually, on_both_engines};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use crate::rounds::{QUICK, assert_status, only, set, status, wait_for_lead};
+use crate::rounds::{
+    QUICK, assert_status, offline_events, only, set, status, wait_for_lead, wait_until_offline,
+};
 
 /// What the sweep looks at together.
 const LOOK_AT_ONCE: usize = 16;
@@ -32,7 +36,6 @@ on_both_engines! {
         let lost = Agent::online(&app, json!({ "name": "lost" })).await;
         let fine = Agent::online(&app, json!({ "name": "fine" })).await;
         set_status(&app, engine, &lost.id, "degraded").await;
-        let mut events = app.events();
 
         // When one ends by itself and one is removed by hand
         app.backend.kill(&crashed.id);
@@ -40,14 +43,13 @@ on_both_engines! {
 
         // Then both are offline, once, and the third one is not
         for agent in [&crashed, &lost] {
-            app.wait_for_status(&agent.id, "offline").await;
+            wait_until_offline(&app, engine, &agent.id).await;
         }
         a_round(&app).await;
-        for agent in [&crashed, &lost] {
-            assert_eq!(changes(&mut events, &agent.id), [("WORKSPACE_OFFLINE", json!({}))]);
+        for (agent, times) in [(&crashed, 1), (&lost, 1), (&fine, 0)] {
+            assert_eq!(offline_events(&app, engine, &agent.id).await, times);
         }
         assert_eq!(status(&app, &fine.id).await, "online");
-        assert_eq!(changes(&mut events, &fine.id), []);
     }
 
     async fn a_healthy_fleet_costs_one_list_a_round(engine: Engine) {
@@ -85,7 +87,7 @@ on_both_engines! {
         app.backend.set_list_fails(false);
 
         // Then it is believed
-        app.wait_for_status(&agent.id, "offline").await;
+        wait_until_offline(&app, engine, &agent.id).await;
     }
 
     async fn a_backend_that_is_slow_is_asked_a_few_things_at_once(engine: Engine) {
@@ -103,8 +105,8 @@ on_both_engines! {
         app.backend.kill(&last.id);
 
         // When it is swept
-        app.wait_for_status(&first.id, "offline").await;
-        app.wait_for_status(&last.id, "offline").await;
+        wait_until_offline(&app, engine, &first.id).await;
+        wait_until_offline(&app, engine, &last.id).await;
         a_round(&app).await;
 
         // Then some looks ran together, and never too many
@@ -150,7 +152,6 @@ on_both_engines! {
         let app = healthy(engine).start().await;
         let agent = Agent::online(&app, json!({ "name": "one" })).await;
         app.backend.set_latency(Duration::from_secs(3));
-        let mut events = app.events();
         let (looks, _) = app.backend.looks();
         app.backend.lose(&agent.id);
         eventually("the backend is asked", async || app.backend.looks().0 > looks).await;
@@ -161,7 +162,27 @@ on_both_engines! {
 
         // Then it stays so, and nobody is told otherwise
         assert_status(&app, engine, &agent.id, "paused").await;
-        assert_eq!(changes(&mut events, &agent.id), []);
+        assert_eq!(offline_events(&app, engine, &agent.id).await, 0);
+    }
+
+    async fn who_is_restarted_while_the_backend_looks_is_not_missed(engine: Engine) {
+        // Given a slow backend that found a workspace missing
+        let app = healthy(engine).start().await;
+        let agent = Agent::online(&app, json!({ "name": "one" })).await;
+        app.backend.set_latency(Duration::from_secs(3));
+        let (looks, _) = app.backend.looks();
+        app.backend.lose(&agent.id);
+        eventually("the backend is asked", async || app.backend.looks().0 > looks).await;
+
+        // When it has another instance before the answer is there
+        let spec = app.backend.starts().remove(0);
+        let started = app.backend.start(&spec, &CancellationToken::new()).await;
+        started.expect("a start");
+        set(&app, engine, &agent.id, "instance_id", "'another'").await;
+        a_round(&app).await;
+
+        // Then the answer is about the old one
+        assert_eq!(offline_events(&app, engine, &agent.id).await, 0);
     }
 
     async fn a_provision_that_is_being_recorded_is_not_missed(engine: Engine) {

@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use molecule_tests::support::{Agent, set_status};
-use molecule_tests::{Engine, eventually, on_both_engines};
+use molecule_tests::{eventually, on_both_engines};
 use serde_json::json;
 
 use crate::rounds::{QUICK, assert_status, only, set, sql_time};

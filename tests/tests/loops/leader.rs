@@ -10,7 +10,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::proxy::Proxy;
-use crate::rounds::{QUICK, leads, only, status, wait_for_lead};
+use crate::rounds::{
+    QUICK, leads, offline_events, only, status, wait_for_lead, wait_until_offline,
+};
 
 /// What a server that died without a word may hold the lead for.
 const LEASE: Duration = Duration::from_secs(12);
@@ -59,10 +61,9 @@ async fn one_of_two_servers_acts_and_the_other_follows_it() {
     first.backend.lose(&agent.id);
 
     // Then the one that leads notices, and it is one
-    second.wait_for_status(&agent.id, "offline").await;
+    wait_until_offline(&second, Engine::Postgres, &agent.id).await;
     assert_eq!(leaders(&[&first, &second]).await, 1);
-    let offline = "SELECT count(*) FROM structure_events WHERE event_type = 'WORKSPACE_OFFLINE'";
-    assert_eq!(first.database.count(offline).await, 1);
+    assert_eq!(offline_events(&first, Engine::Postgres, &agent.id).await, 1);
 
     // When it is shut down
     let (database, _dir) = first.shutdown().await;
@@ -73,7 +74,7 @@ async fn one_of_two_servers_acts_and_the_other_follows_it() {
     assert!(left.elapsed() < LEASE / 2, "{:?}", left.elapsed());
     let agent = Agent::online(&second, json!({ "name": "two" })).await;
     second.backend.lose(&agent.id);
-    second.wait_for_status(&agent.id, "offline").await;
+    wait_until_offline(&second, Engine::Postgres, &agent.id).await;
     second.shutdown().await;
     drop(database);
 }

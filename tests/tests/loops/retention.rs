@@ -78,10 +78,12 @@ on_both_engines! {
             );
             app.database.execute(&sql).await;
         }
+        let backend = app.backend.clone();
         let (database, dir) = app.shutdown().await;
 
         // When a server comes up that keeps ten days
         let app = only(engine, |_| {})
+            .backend(backend)
             .config(|config| {
                 config.retention.events_days = 10;
                 config.retention.activity_days = 10;
@@ -107,11 +109,12 @@ on_both_engines! {
         let agent = Agent::online(&app, json!({ "name": "one" })).await;
         plant(&app, engine, &agent.id, 10, Utc::now() - TimeDelta::days(2)).await;
         plant(&app, engine, &agent.id, 10, Utc::now() - TimeDelta::days(200)).await;
+        let backend = app.backend.clone();
         let (database, dir) = app.shutdown().await;
 
         // When a server comes up whose clock is a year ahead
         let time = FakeClock::at(Utc::now() + TimeDelta::days(365));
-        let app = only(engine, |_| {}).clock(time.clock()).start_on(database, dir).await;
+        let app = only(engine, |_| {}).backend(backend).clock(time.clock()).start_on(database, dir).await;
 
         // Then it deletes what the database's clock calls old, and no more
         eventually("old history is gone", || async {

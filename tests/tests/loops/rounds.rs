@@ -92,3 +92,21 @@ pub(crate) async fn assert_status(app: &TestApp, engine: Engine, id: &str, expec
         status(app, &id).await
     );
 }
+
+/// How often a workspace was found silent or dead. Its status may have moved on
+/// since: what is missed is restarted.
+pub(crate) async fn offline_events(app: &TestApp, engine: Engine, id: &str) -> i64 {
+    let id = sql_id(engine, id);
+    let sql = format!(
+        "SELECT count(*) FROM structure_events WHERE event_type = 'WORKSPACE_OFFLINE' AND workspace_id = {id}"
+    );
+    app.database.count(&sql).await
+}
+
+/// Waits until a workspace is found silent or dead.
+pub(crate) async fn wait_until_offline(app: &TestApp, engine: Engine, id: &str) {
+    eventually("it is missed", || async {
+        offline_events(app, engine, id).await > 0
+    })
+    .await;
+}
