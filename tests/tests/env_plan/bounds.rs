@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use molecule_hooks::HookError;
 use molecule_tests::hooks::FnHook;
 use molecule_tests::support::{Agent, strict};
-use molecule_tests::{ADMIN, Engine, eventually, on_both_engines};
+use molecule_tests::{ADMIN, Engine, PATIENCE, eventually, on_both_engines};
 use serde_json::json;
 
 use crate::shared::{ask, contents, named, plan, started, try_out};
@@ -71,8 +71,10 @@ on_both_engines! {
         let blocks = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&blocks);
         let hook = FnHook::new("blocking", move |workspace, _| {
-            // Only the workspace that is tried out: boots go on.
-            while flag.load(Ordering::Relaxed) && workspace.name == "stuck" {
+            // Only the workspace that is tried out: boots go on. Not for ever, so that
+            // a test that fails ends.
+            let begun = Instant::now();
+            while flag.load(Ordering::Relaxed) && workspace.name == "stuck" && begun.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Ok::<_, HookError>(())
