@@ -141,12 +141,6 @@ impl FakeBackend {
         self.state(|state| state.url = Some(url.to_owned()));
     }
 
-    /// True while a workspace's agent runs.
-    pub fn runs(&self, id: &str) -> bool {
-        let id = Uuid::parse_str(id).expect("a UUID");
-        self.state(|state| state.running.contains_key(&id))
-    }
-
     /// True while something of a workspace is stored.
     pub fn stores(&self, id: &str) -> bool {
         let id = Uuid::parse_str(id).expect("a UUID");

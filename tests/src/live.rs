@@ -147,6 +147,7 @@ impl Socket {
 pub struct EventStream {
     response: reqwest::Response,
     buffer: String,
+    bytes: Vec<u8>,
 }
 
 /// One block of an event stream.
@@ -183,6 +184,7 @@ impl EventStream {
         Self {
             response,
             buffer: String::new(),
+            bytes: Vec::new(),
         }
     }
 
@@ -202,8 +204,15 @@ impl EventStream {
             }
             let chunk = timeout(PATIENCE, self.response.chunk()).await;
             let chunk = chunk.expect("the stream says something").ok()??;
-            self.buffer
-                .push_str(std::str::from_utf8(&chunk).expect("text"));
+            self.bytes.extend_from_slice(&chunk);
+            // A chunk may end in the middle of a character.
+            let whole = match std::str::from_utf8(&self.bytes) {
+                Ok(text) => text.len(),
+                Err(error) => error.valid_up_to(),
+            };
+            let rest = self.bytes.split_off(whole);
+            let text = String::from_utf8(std::mem::replace(&mut self.bytes, rest));
+            self.buffer.push_str(&text.expect("text"));
         }
     }
 

@@ -163,7 +163,8 @@ impl Reach for Hierarchy {
     }
 
     fn changed(&self) {
-        self.forget();
+        // Another server said so: no need to say it again.
+        self.forget_here();
     }
 }
 

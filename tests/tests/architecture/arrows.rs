@@ -10,7 +10,7 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
