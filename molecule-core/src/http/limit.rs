@@ -75,13 +75,8 @@ impl RateLimiter {
         }
     }
 
-    /// Counts a request of this caller.
-    pub(crate) fn take(&self, caller: &impl Hash) -> Quota {
-        self.take_at(caller, Instant::now())
-    }
-
-    /// As [`take`](Self::take), for who knows what time it is.
-    pub(super) fn take_at(&self, caller: &impl Hash, now: Instant) -> Quota {
+    /// Counts a request that this caller made at `now`.
+    pub(crate) fn take_at(&self, caller: &impl Hash, now: Instant) -> Quota {
         // Keyed with randomness of this process: nobody can aim at another's number.
         let key = self.hasher.hash_one(caller);
         let shard = &self.shards[key as usize % SHARDS];
@@ -261,7 +256,7 @@ mod tests {
     #[test]
     fn a_refusal_says_when_to_come_back() {
         let limiter = RateLimiter::new(0, MINUTE);
-        let response = limiter.take(&"a").refusal("slow down");
+        let response = limiter.take_at(&"a", Instant::now()).refusal("slow down");
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(response.status(), 429);
         assert_eq!(header("retry-after"), "60");

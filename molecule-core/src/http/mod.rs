@@ -21,7 +21,6 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use caller::Caller;
 pub(crate) use cors::Cors;
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
 pub(crate) use guard::{TenantGuard, TrustedCanvas};

@@ -50,7 +50,7 @@ async fn panics() -> &'static str {
 async fn rare(caller: Caller) -> Response {
     static LIMITER: LazyLock<RateLimiter> =
         LazyLock::new(|| RateLimiter::new(1, Duration::from_secs(3600)));
-    let quota = LIMITER.take(&caller);
+    let quota = LIMITER.take_at(&caller, Instant::now());
     match quota.is_allowed() {
         true => (quota, "yes").into_response(),
         false => quota.refusal("mint rate limit exceeded"),
@@ -140,7 +140,10 @@ async fn a_limit_of_a_route_speaks_instead_of_the_outer_one() {
     for (status, expected) in [(200, "yes"), (429, "mint rate limit exceeded")] {
         let (response, body) = answer("/rare", false).await;
         assert_eq!(response.status(), status);
-        assert!(String::from_utf8_lossy(&body).contains(expected), "{body:?}");
+        assert!(
+            String::from_utf8_lossy(&body).contains(expected),
+            "{body:?}"
+        );
         for (name, value) in [
             ("x-ratelimit-limit", "1"),
             ("x-ratelimit-remaining", "0"),
