@@ -75,8 +75,8 @@ impl RateLimiter {
         }
     }
 
-    /// Counts a request of this caller.
-    pub(super) fn take_at(&self, caller: &impl Hash, now: Instant) -> Quota {
+    /// Counts a request that this caller made at `now`.
+    pub(crate) fn take_at(&self, caller: &impl Hash, now: Instant) -> Quota {
         // Keyed with randomness of this process: nobody can aim at another's number.
         let key = self.hasher.hash_one(caller);
         let shard = &self.shards[key as usize % SHARDS];

@@ -104,7 +104,7 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    pub(super) fn new(
+    pub(super) fn wrap(
         body: Body,
         exchange: Exchange,
         status: StatusCode,

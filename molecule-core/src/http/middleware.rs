@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -124,13 +124,13 @@ impl Shell {
         &self.0.parts.redactor
     }
 
-    /// Who asks, and whether they may go on.
-    fn admit(&self, request: &mut Request, now: Instant, said: &mut Said) -> Result<(), Response> {
+    /// Who asks, and whether they may go on. Answers those who may not.
+    fn admit(&self, request: &mut Request, now: Instant, said: &mut Said) -> Option<Response> {
         let parts = &self.0.parts;
         match (parts.cors).judge(request.method(), request.uri(), request.headers()) {
             Verdict::Skip => {}
             Verdict::Allow(granted) => said.granted = Some(granted),
-            Verdict::End(response) => return Err(response),
+            Verdict::End(response) => return Some(response),
         }
         let caller = self.identify(request);
         let path = request.uri().path();
@@ -140,7 +140,7 @@ impl Shell {
                 Some(limiter) => {
                     let quota = limiter.take_at(&caller, now);
                     if !quota.is_allowed() {
-                        return Err(quota.refusal("rate limit exceeded"));
+                        return Some(quota.refusal("rate limit exceeded"));
                     }
                     said.quota = Some(quota);
                 }
@@ -148,9 +148,9 @@ impl Shell {
         }
         match &parts.guard {
             Some(guard) if !guard.lets_pass(path, request.headers()) => {
-                Err(StatusCode::NOT_FOUND.into_response())
+                Some(StatusCode::NOT_FOUND.into_response())
             }
-            _ => Ok(()),
+            _ => None,
         }
     }
 
@@ -188,8 +188,8 @@ pub(super) async fn shell(
     let mut said = Said::default();
     let answering = async {
         match shell.admit(&mut request, started, &mut said) {
-            Ok(()) => within(inner.limit_of(path), next.run(request)).await,
-            Err(refusal) => refusal,
+            Some(answer) => answer,
+            None => within(inner.limit_of(path), next.run(request)).await,
         }
     };
     let answering = AssertUnwindSafe(answering).catch_unwind();
@@ -206,10 +206,6 @@ pub(super) async fn shell(
         granted.write_to(&mut common);
     }
     common.insert(REQUEST_ID, id);
-    if response.status() == StatusCode::NOT_FOUND {
-        // The router says which methods a path has; the wire does not.
-        common.remove(ALLOW);
-    }
     *response.headers_mut() = common;
     let exchange = Exchange {
         shell: shell.clone(),
@@ -232,7 +228,7 @@ fn finish(exchange: Exchange, mut response: Response) -> Response {
     let kind = response.headers().get(CONTENT_TYPE);
     let is_endless = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let closing = is_endless.then(|| exchange.shell.0.parts.closing.clone());
-    response.map(|body| Streaming::new(body, exchange, status, closing))
+    response.map(|body| Streaming::wrap(body, exchange, status, closing))
 }
 
 impl Inner {

@@ -25,6 +25,15 @@ const PAGE: &str = "default-src 'self'; script-src 'self' 'unsafe-inline'; style
                     'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; \
                     font-src 'self' data:";
 
+/// Method, path, a header; status and policy of the answer.
+type Case = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static str)>,
+    u16,
+    &'static str,
+);
+
 #[track_caller]
 fn assert_secure(reply: &Reply, csp: &str, what: &str) {
     for (name, value) in FIXED.into_iter().chain([("content-security-policy", csp)]) {
@@ -48,7 +57,7 @@ async fn every_kind_of_answer_carries_them() {
         .await;
     let evil = ("origin", "https://evil.example");
     let page = ("origin", "http://localhost:3000");
-    let table: &[(&str, &str, Option<(&str, &str)>, u16, &str)] = &[
+    let table: &[Case] = &[
         ("GET", "/health", None, 200, API),
         ("HEAD", "/health", None, 200, API),
         ("GET", "/metrics", None, 200, API),

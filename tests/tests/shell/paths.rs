@@ -112,7 +112,6 @@ async fn a_wrong_method_is_a_404_and_head_answers_like_get() {
     ] {
         let reply = app.request(method, path).bearer(ADMIN).send().await;
         reply.assert_error(404, "404 page not found");
-        assert_eq!(reply.header("allow"), None, "{method} {path}");
     }
     for (path, status) in [
         ("/health", 200),

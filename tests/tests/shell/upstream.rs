@@ -18,12 +18,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// Size of the answer to `…/huge`.
-pub const HUGE: usize = 64 * 1024 * 1024;
+pub(crate) const HUGE: usize = 64 * 1024 * 1024;
 
 /// The server. It ends with its handle.
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// Base URL, no trailing slash.
-    pub url: String,
+    pub(crate) url: String,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -37,22 +37,22 @@ struct State {
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
-pub struct Seen {
-    pub method: String,
+pub(crate) struct Seen {
+    pub(crate) method: String,
     /// Path and query.
-    pub target: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Seen {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
 impl Upstream {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let state = Arc::new(State::default());
@@ -68,7 +68,7 @@ impl Upstream {
     }
 
     /// Everything that arrived since the last call.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         let mut seen = self
             .state
             .seen
@@ -79,14 +79,14 @@ impl Upstream {
 
     /// The one request that arrived since the last call.
     #[track_caller]
-    pub fn last(&self) -> Seen {
+    pub(crate) fn last(&self) -> Seen {
         let mut seen = self.seen();
         assert_eq!(seen.len(), 1, "{seen:?}");
         seen.remove(0)
     }
 
     /// How many chunks of a huge answer were made.
-    pub fn chunks(&self) -> usize {
+    pub(crate) fn chunks(&self) -> usize {
         self.state.chunks.load(SeqCst)
     }
 }

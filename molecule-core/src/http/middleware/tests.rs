@@ -50,7 +50,7 @@ async fn panics() -> &'static str {
 async fn rare(caller: Caller) -> Response {
     static LIMITER: LazyLock<RateLimiter> =
         LazyLock::new(|| RateLimiter::new(1, Duration::from_secs(3600)));
-    let quota = LIMITER.take_at(&caller, std::time::Instant::now());
+    let quota = LIMITER.take_at(&caller, Instant::now());
     match quota.is_allowed() {
         true => (quota, "yes").into_response(),
         false => quota.refusal("mint rate limit exceeded"),
