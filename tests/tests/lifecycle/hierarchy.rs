@@ -115,6 +115,28 @@ on_both_engines! {
         }
     }
 
+    async fn two_halves_of_a_ring_are_not_closed_from_both_sides(engine: Engine) {
+        // Given two pairs: the moves that join them touch no row in common
+        let app = strict(engine).start().await;
+        let ids = workspaces(&app, 4).await;
+        for _ in 0..15 {
+            assert_eq!(move_below(&app, &ids[0], &json!(ids[1])).await, 200);
+            assert_eq!(move_below(&app, &ids[2], &json!(ids[3])).await, 200);
+            // When both are asked for at once
+            let (two, zero) = (json!(ids[2]), json!(ids[0]));
+            let (first, second) =
+                tokio::join!(move_below(&app, &ids[1], &two), move_below(&app, &ids[3], &zero));
+            // Then one is refused
+            let mut statuses = [first, second];
+            statuses.sort_unstable();
+            assert_eq!(statuses, [200, 409]);
+            assert_forest(&parents(&app).await);
+            for id in &ids {
+                assert_eq!(move_below(&app, id, &json!(null)).await, 200);
+            }
+        }
+    }
+
     async fn a_crowd_of_moves_at_once_makes_no_circle(engine: Engine) {
         let app = strict(engine).start().await;
         let ids = workspaces(&app, 7).await;
