@@ -93,7 +93,7 @@ impl Presence {
         if callee.is_claimed() {
             let vetted = self.workspaces.guard().vet(&row.url, Policy::Claimed);
             if let Err(refusal) = vetted.await {
-                tracing::warn!(workspace.id = %target, %refusal, "URL of an external agent not handed out");
+                tracing::debug!(workspace.id = %target, %refusal, "URL of an external agent not handed out");
                 return Err(Error::not_now("workspace URL failed safety check"));
             }
         }
