@@ -146,8 +146,7 @@ impl Socket {
 /// An open event stream.
 pub struct EventStream {
     response: reqwest::Response,
-    buffer: String,
-    bytes: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 /// One block of an event stream.
@@ -183,8 +182,7 @@ impl EventStream {
         assert_eq!(response.status(), 200);
         Self {
             response,
-            buffer: String::new(),
-            bytes: Vec::new(),
+            buffer: Vec::new(),
         }
     }
 
@@ -197,22 +195,14 @@ impl EventStream {
     /// The next block; none at the end.
     pub async fn block(&mut self) -> Option<Block> {
         loop {
-            if let Some((block, rest)) = self.buffer.split_once("\n\n") {
-                let (block, rest) = (block.to_owned(), rest.to_owned());
-                self.buffer = rest;
-                return Some(parse(&block));
+            let end = self.buffer.windows(2).position(|bytes| bytes == b"\n\n");
+            if let Some(end) = end {
+                let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                return Some(parse(std::str::from_utf8(&block[..end]).expect("text")));
             }
             let chunk = timeout(PATIENCE, self.response.chunk()).await;
             let chunk = chunk.expect("the stream says something").ok()??;
-            self.bytes.extend_from_slice(&chunk);
-            // A chunk may end in the middle of a character.
-            let whole = match std::str::from_utf8(&self.bytes) {
-                Ok(text) => text.len(),
-                Err(error) => error.valid_up_to(),
-            };
-            let rest = self.bytes.split_off(whole);
-            let text = String::from_utf8(std::mem::replace(&mut self.bytes, rest));
-            self.buffer.push_str(&text.expect("text"));
+            self.buffer.extend_from_slice(&chunk);
         }
     }
 

@@ -9,7 +9,6 @@
 //! rather twice than never, and every event has an id to tell.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -40,33 +39,42 @@ pub(super) fn window_before(id: Uuid) -> Uuid {
     floor(millis(id).saturating_sub(WINDOW.as_millis() as u64))
 }
 
-/// Where a reader is. On the wire `<id>.<fingerprint>`; the id alone is read too,
-/// and means "strictly after this one".
+/// Where a reader is. On the wire `<event>.<fingerprint>`, with `.<newest>` where
+/// the event is not the newest. The id of an event alone is read too, and means
+/// "strictly after this one".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cursor {
-    pub(super) id: Uuid,
+    /// The newest event that was sent.
+    pub(super) newest: Uuid,
     pub(super) fingerprint: Option<u64>,
 }
 
 impl Cursor {
     /// None for what is not one.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (id, fingerprint) = match text.split_once('.') {
-            Some((id, rest)) if rest.len() == 16 => (id, Some(u64::from_str_radix(rest, 16).ok()?)),
+        let mut parts = text.split('.');
+        let event = Uuid::parse_str(parts.next()?).ok()?;
+        let fingerprint = match parts.next() {
+            Some(hex) if hex.len() == 16 => Some(u64::from_str_radix(hex, 16).ok()?),
             Some(_) => return None,
-            None => (text, None),
+            None => None,
         };
-        let id = Uuid::parse_str(id).ok()?;
-        Some(Self { id, fingerprint })
+        let newest = match parts.next() {
+            Some(id) => Uuid::parse_str(id).ok()?,
+            None => event,
+        };
+        parts.next().is_none().then_some(Self {
+            newest,
+            fingerprint,
+        })
     }
-}
 
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.id)?;
-        match self.fingerprint {
-            Some(fingerprint) => write!(f, ".{fingerprint:016x}"),
-            None => Ok(()),
+    /// As the wire has it, with the event that brought the reader here.
+    pub(super) fn with_event(self, event: Uuid) -> String {
+        let fingerprint = self.fingerprint.unwrap_or_default();
+        match event == self.newest {
+            true => format!("{event}.{fingerprint:016x}"),
+            false => format!("{event}.{fingerprint:016x}.{}", self.newest),
         }
     }
 }
@@ -104,15 +112,10 @@ impl Sent {
         true
     }
 
-    #[cfg(test)]
-    pub(super) fn ids(&self) -> impl DoubleEndedIterator<Item = Uuid> {
-        self.ids.iter().copied()
-    }
-
     /// Where the reader is now.
     pub(super) fn cursor(&self) -> Cursor {
         Cursor {
-            id: self.newest,
+            newest: self.newest,
             fingerprint: Some(fingerprint(self.newest, self.ids.iter().copied())),
         }
     }
@@ -156,7 +159,7 @@ mod tests {
         let cursor = Sent::starting_at(newest, [newest]).cursor();
         assert_eq!(Sent::starting_at(newest, [old, newest]).cursor(), cursor);
         let late = Sent::starting_at(newest, [newest, near]).cursor();
-        assert_eq!(late.id, newest);
+        assert_eq!(late.newest, newest);
         assert_ne!(late.fingerprint, cursor.fingerprint);
         assert_eq!(Sent::starting_at(newest, [near, newest]).cursor(), late);
     }
@@ -174,15 +177,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_is_read_as_it_was_written(id: u128, fingerprint: Option<u64>) {
-            let cursor = Cursor { id: Uuid::from_u128(id), fingerprint };
-            prop_assert_eq!(Cursor::parse(&cursor.to_string()), Some(cursor));
+        fn a_cursor_is_read_as_it_was_written(newest: u128, event: u128, fingerprint: u64) {
+            let newest = Uuid::from_u128(newest);
+            let cursor = Cursor { newest, fingerprint: Some(fingerprint) };
+            for event in [newest, Uuid::from_u128(event)] {
+                let text = cursor.with_event(event);
+                prop_assert_eq!(Cursor::parse(&text), Some(cursor));
+                prop_assert!(text.starts_with(&event.to_string()));
+            }
+            let alone = Cursor { newest, fingerprint: None };
+            prop_assert_eq!(Cursor::parse(&newest.to_string()), Some(alone));
         }
 
         #[test]
         fn other_text_is_no_cursor(text in "\\PC{0,60}") {
-            prop_assert!(Cursor::parse(&text).is_none_or(|cursor| Uuid::parse_str(
-                text.split('.').next().unwrap_or_default()).is_ok_and(|id| id == cursor.id)));
+            let event = text.split('.').next().unwrap_or_default();
+            prop_assert!(Cursor::parse(&text).is_none() || Uuid::parse_str(event).is_ok());
         }
     }
 }

@@ -131,24 +131,25 @@ impl Start {
                 missed_after: None,
             });
         };
-        let since = window_before(cursor.id);
-        let mut ids = store::ids_between(db, workspace, since, cursor.id, MOST_COMPARED).await?;
-        let found = fingerprint(cursor.id, ids.iter().copied());
+        let since = window_before(cursor.newest);
+        let mut ids =
+            store::ids_between(db, workspace, since, cursor.newest, MOST_COMPARED).await?;
+        let found = fingerprint(cursor.newest, ids.iter().copied());
         // Without a fingerprint the reader says that it wants nothing before.
         let complete = cursor
             .fingerprint
             .is_none_or(|expected| found == expected && (ids.len() as i64) < MOST_COMPARED);
         let missed_after = match complete {
-            true => cursor.id,
+            true => cursor.newest,
             false => {
                 // Something became visible late. What the reader has of the window
                 // is not known, but for the newest.
-                ids.retain(|id| *id == cursor.id);
+                ids.retain(|id| *id == cursor.newest);
                 since
             }
         };
         Ok(Self {
-            sent: Sent::starting_at(cursor.id, ids),
+            sent: Sent::starting_at(cursor.newest, ids),
             missed_after: Some(missed_after),
         })
     }
@@ -176,7 +177,8 @@ impl Live {
         let mut ping = interval_at(tokio::time::Instant::now() + ping_every, ping_every);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A reader that goes away before the first event knows where it was, too.
-        let place = format!("id: {}\n\n", start.sent.cursor());
+        let place = start.sent.cursor();
+        let place = format!("id: {}\n\n", place.with_event(place.newest));
         Self {
             db,
             workspace,
@@ -232,7 +234,7 @@ impl Live {
         match id {
             None => self.ready.push_back(data),
             Some(id) if self.sent.insert(id) => {
-                let id = format!("id: {}\n", self.sent.cursor());
+                let id = format!("id: {}\n", self.sent.cursor().with_event(id));
                 self.ready.push_back([id.as_bytes(), &data].concat().into());
             }
             Some(_) => {}
