@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::process::{Child, Stdio};
 
-use molecule_tests::{ADMIN, Engine, PATIENCE, Reply, Request, TestDatabase, on_both_engines};
+use molecule_tests::{ADMIN, PATIENCE, Reply, Request, TestDatabase, on_both_engines};
 use serde_json::{Value, json};
 
 use crate::commands::Commands;
