@@ -2,6 +2,7 @@
 
 mod commands;
 mod global;
+mod leaks;
 mod model;
 mod requests;
 mod restarts;
