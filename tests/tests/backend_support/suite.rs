@@ -261,6 +261,14 @@ pub(crate) async fn the_platform_has_the_last_word_on_the_environment(fixture: &
     ] {
         assert_eq!(seen.values(name), [value], "{name}");
     }
+    // And what is told beforehand is what the agent gets
+    for (name, value) in fixture.backend().forced_env(&spec) {
+        let got = seen.values(&name);
+        match value {
+            Some(value) => assert_eq!(got, [value], "{name}"),
+            None => assert_eq!(got.len(), 1, "{name}"),
+        }
+    }
     // Nothing of the server's own environment
     assert!(seen.values("CARGO_MANIFEST_DIR").is_empty());
 }

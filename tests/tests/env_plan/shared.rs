@@ -10,31 +10,31 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// Asks for the plan of a workspace.
-pub async fn ask(app: &TestApp, id: &str) -> Reply {
+pub(crate) async fn ask(app: &TestApp, id: &str) -> Reply {
     let path = format!("/admin/workspaces/{id}/env-plan");
     app.get(&path).bearer(ADMIN).send().await
 }
 
 /// The plan of a workspace.
-pub async fn plan(app: &TestApp, id: &str) -> Value {
+pub(crate) async fn plan(app: &TestApp, id: &str) -> Value {
     let reply = ask(app, id).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     reply.json()
 }
 
 /// Asks for the plan of a payload.
-pub async fn try_out(app: &TestApp, body: Value) -> Reply {
+pub(crate) async fn try_out(app: &TestApp, body: Value) -> Reply {
     app.post("/admin/env-plan", body).bearer(ADMIN).send().await
 }
 
 /// One variable of a plan.
 #[track_caller]
-pub fn key<'a>(plan: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn key<'a>(plan: &'a Value, name: &str) -> &'a Value {
     find(plan, name).unwrap_or_else(|| panic!("{name} is not in {plan:#}"))
 }
 
 /// One variable of a plan, if it is there.
-pub fn find<'a>(plan: &'a Value, name: &str) -> Option<&'a Value> {
+pub(crate) fn find<'a>(plan: &'a Value, name: &str) -> Option<&'a Value> {
     let keys = plan["keys"].as_array().expect("keys");
     keys.iter().find(|key| key["key"] == name)
 }
@@ -42,14 +42,14 @@ pub fn find<'a>(plan: &'a Value, name: &str) -> Option<&'a Value> {
 /// Who wrote a variable, as short words: `global_secret`, `hook:name`, `-hook:name`
 /// for a removal.
 #[track_caller]
-pub fn writers(plan: &Value, name: &str) -> Vec<String> {
+pub(crate) fn writers(plan: &Value, name: &str) -> Vec<String> {
     let chain = key(plan, name)["writers"].as_array().expect("writers");
     chain.iter().map(word).collect()
 }
 
 /// Who won, as [`writers`] says it.
 #[track_caller]
-pub fn winner(plan: &Value, name: &str) -> String {
+pub(crate) fn winner(plan: &Value, name: &str) -> String {
     word(&key(plan, name)["won_by"])
 }
 
@@ -67,7 +67,7 @@ fn word(writer: &Value) -> String {
 
 /// The hash of a variable.
 #[track_caller]
-pub fn hash(plan: &Value, name: &str) -> String {
+pub(crate) fn hash(plan: &Value, name: &str) -> String {
     let hash = key(plan, name)["hash"].as_str().expect("a hash");
     assert!(hash.len() == 32 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
     hash.to_owned()
@@ -75,7 +75,7 @@ pub fn hash(plan: &Value, name: &str) -> String {
 
 /// The differences from the boot, as `NAME change`.
 #[track_caller]
-pub fn changes(plan: &Value) -> Vec<String> {
+pub(crate) fn changes(plan: &Value) -> Vec<String> {
     let changes = plan["booted"]["changes"].as_array().expect("changes");
     let text = |change: &Value| {
         let part = |name: &str| change[name].as_str().expect("a text").to_owned();
@@ -85,11 +85,14 @@ pub fn changes(plan: &Value) -> Vec<String> {
 }
 
 /// A hook that does what the handle says at the moment.
-pub type Act = Arc<Mutex<Vec<(&'static str, Option<String>)>>>;
+pub(crate) type Act = Arc<Mutex<Vec<(&'static str, Option<String>)>>>;
 
 /// A hook that sets (or, with `None`, removes) variables that a test may change
 /// while the server runs.
-pub fn scripted(name: &'static str, script: &[(&'static str, Option<&str>)]) -> (FnHook, Act) {
+pub(crate) fn scripted(
+    name: &'static str,
+    script: &[(&'static str, Option<&str>)],
+) -> (FnHook, Act) {
     let script = script
         .iter()
         .map(|(name, value)| (*name, value.map(str::to_owned)))
@@ -109,7 +112,7 @@ pub fn scripted(name: &'static str, script: &[(&'static str, Option<&str>)]) -> 
 }
 
 /// Stores a secret of all workspaces as an older server would: not encrypted.
-pub async fn store_global(app: &TestApp, engine: Engine, name: &str, value: &str) {
+pub(crate) async fn store_global(app: &TestApp, engine: Engine, name: &str, value: &str) {
     let id = sql_id(engine, &Uuid::new_v4().to_string());
     let value = molecule_tests::support::sql_bytes(engine, value.as_bytes());
     let sql = format!(
@@ -120,7 +123,7 @@ pub async fn store_global(app: &TestApp, engine: Engine, name: &str, value: &str
 }
 
 /// Stores a secret of one workspace past all checks; replaces an earlier one.
-pub async fn store_own(app: &TestApp, engine: Engine, id: &str, name: &str, value: &str) {
+pub(crate) async fn store_own(app: &TestApp, engine: Engine, id: &str, name: &str, value: &str) {
     let row = sql_id(engine, &Uuid::new_v4().to_string());
     let workspace = sql_id(engine, id);
     let value = molecule_tests::support::sql_bytes(engine, value.as_bytes());
@@ -133,17 +136,17 @@ pub async fn store_own(app: &TestApp, engine: Engine, id: &str, name: &str, valu
 }
 
 /// The tables that a plan might write to, so that a test can see that it does not.
-pub async fn contents(app: &TestApp) -> String {
+pub(crate) async fn contents(app: &TestApp) -> String {
     app.database.dump().await
 }
 
 /// A workspace whose agent was started.
-pub async fn started(app: &TestApp, body: Value) -> String {
+pub(crate) async fn started(app: &TestApp, body: Value) -> String {
     molecule_tests::support::Agent::start(app, body).await.id
 }
 
 /// A template folder below a new directory.
-pub fn templates(entries: &[(&str, &str)]) -> tempfile::TempDir {
+pub(crate) fn templates(entries: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().expect("a temporary directory");
     for (name, config) in entries {
         let dir = root.path().join(name);
@@ -154,6 +157,6 @@ pub fn templates(entries: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// A body with one name.
-pub fn named(name: &str) -> Value {
+pub(crate) fn named(name: &str) -> Value {
     json!({ "name": name })
 }
