@@ -1,6 +1,8 @@
 -- Lifecycle of a workspace after its first boot.
 ALTER TABLE workspaces ADD COLUMN booted_at TIMESTAMPTZ;
 ALTER TABLE workspaces ADD COLUMN restart_requested_at TIMESTAMPTZ;
+-- The request only counts while the workspace is still offline.
+ALTER TABLE workspaces ADD COLUMN restart_if_offline BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE workspaces ADD COLUMN provision_source JSONB;
 ALTER TABLE workspaces ADD COLUMN provision_timeout_secs BIGINT;
 ALTER TABLE workspaces ADD COLUMN idle_since TIMESTAMPTZ;

@@ -1,6 +1,8 @@
 -- Lifecycle of a workspace after its first boot.
 ALTER TABLE workspaces ADD COLUMN booted_at TEXT;
 ALTER TABLE workspaces ADD COLUMN restart_requested_at TEXT;
+-- The request only counts while the workspace is still offline.
+ALTER TABLE workspaces ADD COLUMN restart_if_offline BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE workspaces ADD COLUMN provision_source TEXT;
 ALTER TABLE workspaces ADD COLUMN provision_timeout_secs INTEGER;
 ALTER TABLE workspaces ADD COLUMN idle_since TEXT;

@@ -289,7 +289,7 @@ statement!(
 );
 statement!(
     RESTARTS_WAITING,
-    "SELECT id FROM workspaces WHERE restart_requested_at < $1
+    "SELECT id FROM workspaces WHERE restart_requested_at < $1 AND (NOT restart_if_offline OR status = 'offline')
        AND status <> 'removed' ORDER BY restart_requested_at LIMIT $2"
 );
 statement!(

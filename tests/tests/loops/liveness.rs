@@ -24,7 +24,7 @@ fn listening(engine: Engine, time: &FakeClock) -> TestAppBuilder {
             config.workspaces.liveness_timeout_secs = HOSTED;
             config.workspaces.remote_stale_after_secs = EXTERNAL;
             // Time passes here without anything being slow.
-            config.workspaces.provision_timeout_secs = 86_400;
+            config.workspaces.provision_timeout_secs = Some(86_400);
         })
 }
 

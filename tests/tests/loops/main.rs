@@ -1,5 +1,6 @@
 //! What runs by itself.
 
+mod budget;
 mod doctor;
 mod health;
 mod hibernation;

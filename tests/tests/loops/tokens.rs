@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(301);
 fn sweeping(engine: Engine, time: &FakeClock) -> TestAppBuilder {
     only(engine, |cadence| cadence.tokens = QUICK)
         .clock(time.clock())
-        .config(|config| config.workspaces.provision_timeout_secs = 86_400)
+        .config(|config| config.workspaces.provision_timeout_secs = Some(86_400))
 }
 
 async fn live_tokens(app: &TestApp, engine: Engine, id: &str) -> i64 {

@@ -34,14 +34,14 @@ macro_rules! inherits {
 statement!(
     REQUEST,
     concat!(
-        "UPDATE workspaces AS w SET restart_requested_at = $2 WHERE w.id = $1 AND ",
+        "UPDATE workspaces AS w SET restart_requested_at = $2, restart_if_offline = FALSE WHERE w.id = $1 AND ",
         restarts!()
     )
 );
 statement!(
     REQUEST_ALL,
     concat!(
-        "UPDATE workspaces AS w SET restart_requested_at = $2 WHERE ",
+        "UPDATE workspaces AS w SET restart_requested_at = $2, restart_if_offline = FALSE WHERE ",
         restarts!(),
         " AND ",
         inherits!("$1")
@@ -69,8 +69,8 @@ pub(in super::super) async fn request(
 statement!(
     REQUEST_MISSED,
     concat!(
-        "UPDATE workspaces AS w SET restart_requested_at = $2
-         WHERE w.restart_requested_at IS NULL
+        "UPDATE workspaces AS w SET restart_requested_at = $2, restart_if_offline = FALSE
+         WHERE (w.restart_requested_at IS NULL OR w.restart_if_offline)
            AND (w.provision_lease_until IS NOT NULL OR w.provisioned_at >= $3
                 OR (w.status = 'failed' AND w.updated_at >= $3))
            AND ",

@@ -19,7 +19,7 @@ statement!(
          current_task = '', idle_since = NULL, updated_at = $2
      WHERE id = $1 AND external = FALSE AND $5 LIKE '%,' || status || ',%'
        AND (provision_lease_until IS NULL OR provision_lease_until <= $2)
-       AND (restart_requested_at IS NOT NULL OR NOT $6)
+       AND (NOT $6 OR (restart_requested_at IS NOT NULL AND (NOT restart_if_offline OR status = 'offline')))
      RETURNING provision_epoch, name, tier, runtime"
 );
 
@@ -77,7 +77,7 @@ pub(in super::super) async fn begin_boot(
 
 statement!(
     REQUEST_RESTART,
-    "UPDATE workspaces SET restart_requested_at = $2
+    "UPDATE workspaces SET restart_requested_at = $2, restart_if_offline = FALSE
      WHERE id = $1 AND external = FALSE AND status IN ('provisioning', 'online', 'degraded', 'offline', 'failed')"
 );
 
@@ -100,6 +100,7 @@ statement!(
     DUE_RESTARTS,
     "SELECT id FROM workspaces
      WHERE restart_requested_at <= $1 AND provision_lease_until IS NULL AND external = FALSE
+       AND (NOT restart_if_offline OR status = 'offline')
        AND status IN ('provisioning', 'online', 'degraded', 'offline', 'failed')
      ORDER BY restart_requested_at, id LIMIT $2"
 );
@@ -119,7 +120,7 @@ pub(in super::super) async fn due_restarts(
 
 statement!(
     TAKE_REQUEST,
-    "UPDATE workspaces SET restart_requested_at = NULL
+    "UPDATE workspaces SET restart_requested_at = NULL, restart_if_offline = FALSE
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
 );
 
@@ -134,10 +135,15 @@ pub(in super::super) async fn take_request(db: &Db, lease: Lease) -> sqlx::Resul
 }
 
 statement!(
+    /// An agent that comes back before its turn is not restarted for having been
+    /// away, unless something else asked for it.
     GO_OFFLINE,
     "UPDATE workspaces
      SET status = CASE WHEN external THEN 'awaiting_agent' ELSE 'offline' END,
-         restart_requested_at = CASE WHEN external THEN NULL ELSE COALESCE(restart_requested_at, $3) END,
+         restart_requested_at = CASE WHEN external THEN NULL
+                                     WHEN restart_requested_at IS NULL OR restart_if_offline THEN $3
+                                     ELSE restart_requested_at END,
+         restart_if_offline = NOT external AND (restart_requested_at IS NULL OR restart_if_offline),
          updated_at = $2
      WHERE id = $1 AND status IN ('online', 'degraded') AND provision_lease_until IS NULL
      RETURNING external"
@@ -163,7 +169,7 @@ statement!(
     PAUSE,
     "UPDATE workspaces
      SET status = 'paused', url = CASE WHEN external THEN url ELSE '' END, provision_epoch = provision_epoch + 1,
-         provision_lease_until = NULL, restart_requested_at = NULL, active_tasks = 0, current_task = '',
+         provision_lease_until = NULL, restart_requested_at = NULL, restart_if_offline = FALSE, active_tasks = 0, current_task = '',
          idle_since = NULL, updated_at = $2
      WHERE id = $1 AND $3 LIKE '%,' || status || ',%'
      RETURNING name, tier, external"
