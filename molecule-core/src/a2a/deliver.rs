@@ -7,7 +7,7 @@ use crate::backend::{InstanceRef, Liveness};
 use crate::error::{Error, Result};
 use crate::outbound::{CallError, Limits, Policy, read_body};
 use crate::presence::Capability;
-use crate::workspaces::Workspace;
+use crate::workspaces::{Absence, Workspace};
 
 /// Longest answer that is passed on.
 const MAX_ANSWER_BYTES: usize = 10 * 1024 * 1024;
@@ -62,12 +62,12 @@ impl A2a {
     }
 
     /// A client that reaches the workspace's agent and nothing else. The URL of an
-    /// external one is its agent's word; that of a hosted one may still be, for the
-    /// moment between its registration and the end of its start.
+    /// agent that this server did not start is its own word.
     async fn client(&self, workspace: &Workspace, limits: &Limits) -> Result<reqwest::Client> {
-        let policy = match workspace.external {
-            true => Policy::Claimed,
-            false => Policy::Inspected,
+        let inspected = !workspace.external && workspace.instance_id.is_some();
+        let policy = match inspected {
+            true => Policy::Inspected,
+            false => Policy::Claimed,
         };
         let vetted = self.workspaces.guard().vet(&workspace.url, policy);
         let vetted = vetted.await.map_err(|refusal| {
@@ -122,7 +122,9 @@ impl A2a {
     }
 
     async fn restarting(&self, workspace: &Workspace) -> Result<Error> {
-        self.workspaces.went_offline(workspace.id).await?;
+        self.workspaces
+            .went_offline(workspace.id, Absence::Gone)
+            .await?;
         Ok(
             Error::not_now("workspace agent unreachable — container restart triggered")
                 .with("restarting", true)

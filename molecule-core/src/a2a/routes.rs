@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -14,6 +14,9 @@ use super::MAX_MESSAGE_BYTES;
 use crate::app::App;
 use crate::error::{Error, Kind};
 use crate::http::{ApiResult, ErrorBody, JsonBody};
+
+/// A message must have arrived within this time.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(send_message))
@@ -44,10 +47,10 @@ pub(crate) fn router() -> OpenApiRouter<App> {
 async fn send_message(
     State(app): State<App>,
     path: axum::extract::Path<String>,
-    headers: HeaderMap,
-    body: JsonBody,
+    request: Request,
 ) -> ApiResult<Response> {
-    let body = body.at_most(MAX_MESSAGE_BYTES)?;
+    // Who calls, before anything is read: this route has no deadline of its own.
+    let headers = request.headers().clone();
     let caller = match app.auth.caller(&headers).await? {
         Some(caller) => Some(caller),
         None => {
@@ -56,6 +59,11 @@ async fn send_message(
         }
     };
     let target = Uuid::parse_str(&path).map_err(|_| Error::not_found("workspace not found"))?;
+    let reading = JsonBody::from_request(request, &app);
+    let body = tokio::time::timeout(BODY_TIMEOUT, reading)
+        .await
+        .map_err(|_| Error::invalid("failed to read request body"))??;
+    let body = body.at_most(MAX_MESSAGE_BYTES)?;
     let limit = timeout(&headers);
     let answer = app.a2a.send(caller, target, body.bytes(), limit).await?;
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);

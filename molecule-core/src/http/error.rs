@@ -1,7 +1,7 @@
 //! The one place where errors become status codes.
 
 use axum::response::{IntoResponse, Response};
-use http::header::RETRY_AFTER;
+use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -69,6 +69,12 @@ impl IntoResponse for ApiError {
             extra: error.extra().clone(),
         };
         let mut response = (status, Json(body)).into_response();
+        if error.kind() == Kind::TooLarge {
+            // The rest of the body is not read, so the connection ends here; a client
+            // must not use it again.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         if let Some(seconds) = error.retry_after_secs() {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(RETRY_AFTER, seconds);

@@ -238,7 +238,7 @@ impl Presence {
 impl Callee<'_> {
     /// An external agent, or whoever created it, says where it is.
     fn is_claimed(&self) -> bool {
-        self.external && !self.url.is_empty()
+        (self.external || !self.hosted) && !self.url.is_empty()
     }
 }
 

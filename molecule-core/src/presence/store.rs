@@ -16,12 +16,14 @@ use crate::workspaces::Status;
 statement!(
     /// The heartbeat that causes it counts at once: nobody must find an online row
     /// whose last one is from before a long sleep. An agent that comes back was not
-    /// idle while it was away.
+    /// idle while it was away. While a workspace is restarted, the one that reports
+    /// may be the old agent, and says nothing of the new one.
     CHANGE_STATUS,
     "UPDATE workspaces
      SET status = $3, last_heartbeat_at = $4, updated_at = $4,
          idle_since = CASE WHEN $2 IN ('online', 'degraded') THEN idle_since END
-     WHERE id = $1 AND status = $2"
+     WHERE id = $1 AND status = $2
+       AND NOT (status = 'provisioning' AND provision_lease_until IS NOT NULL AND booted_at IS NOT NULL)"
 );
 
 /// True when the row still had the expected status.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::store::{self, Hosted};
 use super::{PAGE, Sweeps};
 use crate::backend::{BackendError, InstanceRef, Liveness, ManagedInstance};
+use crate::workspaces::Absence;
 
 /// Looks at single workspaces at once.
 const LOOK_AT_ONCE: usize = 16;
@@ -118,7 +119,7 @@ impl Sweeps {
         if let Seen::Gone = seen {
             // It may have been restarted while the backend looked.
             match store::is_still_hosted(&self.services.db, &row).await {
-                Ok(true) => self.take_offline(row.id, "compute gone").await,
+                Ok(true) => self.take_offline(row.id, Absence::Gone).await,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(workspace.id = %row.id, %error, "end not confirmed"),
             }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::store::{self, Heard};
 use super::{ACT_AT_ONCE, PAGE, Sweeps};
 use crate::store::timestamp;
+use crate::workspaces::Absence;
 
 /// A wall clock that gains this much on the monotonic one between two rounds was
 /// set, or the machine slept. A heartbeat this far in the future was stamped
@@ -158,7 +159,7 @@ impl Sweeps {
             return;
         }
         match store::is_still_silent(&services.db, &row).await {
-            Ok(true) => self.take_offline(row.id, "silent").await,
+            Ok(true) => self.take_offline(row.id, Absence::Silent).await,
             Ok(false) => {}
             Err(error) => tracing::warn!(workspace.id = %row.id, %error, "silence not confirmed"),
         }

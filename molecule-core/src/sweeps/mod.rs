@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::presence::Presence;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
-use crate::workspaces::Workspaces;
+use crate::workspaces::{Absence, Workspaces};
 
 /// Rows read at once; a round goes through all of them page by page.
 const PAGE: i64 = 500;
@@ -136,15 +136,10 @@ impl Sweeps {
     }
 
     /// The compute of a workspace is gone or its agent is silent.
-    async fn take_offline(&self, id: Uuid, why: &'static str) {
-        match self.services.workspaces.went_offline(id).await {
-            Ok(true) => {
-                tracing::warn!(workspace.id = %id, "workspace went offline: {why}");
-                metrics::counter!("molecule_workspaces_offline_total", "reason" => why)
-                    .increment(1);
-            }
-            // It was paused, removed or restarted in between.
-            Ok(false) => {}
+    async fn take_offline(&self, id: Uuid, why: Absence) {
+        match self.services.workspaces.went_offline(id, why).await {
+            // False: it was paused, removed or restarted in between.
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!(workspace.id = %id, ?error, "workspace not marked offline; will retry");
             }

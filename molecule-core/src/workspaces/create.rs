@@ -33,10 +33,14 @@ impl Workspaces {
     ) -> Result<Created> {
         let mut new = payload.check()?;
         self.apply_template(&mut new).await?;
-        match new.external {
-            true => self.create_external(new, external_url).await,
-            false => self.create_hosted(new).await,
-        }
+        let (this, external_url) = (self.clone(), external_url.to_owned());
+        self.detached("create-workspace", async move {
+            match new.external {
+                true => this.create_external(new, &external_url).await,
+                false => this.create_hosted(new).await,
+            }
+        })
+        .await
     }
 
     /// Checks the template before anything is written, and takes runtime and model

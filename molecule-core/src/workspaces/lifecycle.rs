@@ -119,8 +119,12 @@ impl Workspaces {
     /// when something may be left.
     pub(super) async fn stop_sleeping(&self, id: Uuid) -> bool {
         let stopping = async {
-            // What began before the row changed.
-            self.provisioner.cancel(id).await;
+            // What began before the row changed; not what began after it.
+            if let Ok(Some(status)) = store::status(&self.services.db, id).await
+                && is_asleep(&status)
+            {
+                self.provisioner.cancel(id).await;
+            }
             let _pass = self.provisioner.gate().enter(id).await;
             match store::status(&self.services.db, id).await {
                 // Resumed in the meantime: it runs by right.
@@ -322,6 +326,9 @@ impl Workspaces {
     /// Finishes what a server began that died while putting workspaces to sleep.
     pub(super) async fn finish_hibernations(&self) {
         let services = &self.services;
+        if !services.leader.is_leader() {
+            return;
+        }
         let before = timestamp(&services.clock) - HALF_ASLEEP_AFTER;
         let ids = match sql::half_asleep(&services.db, before).await {
             Ok(ids) => ids,
@@ -329,6 +336,14 @@ impl Workspaces {
         };
         for id in ids {
             let _pass = self.provisioner.gate().enter(id).await;
+            // The list may be old by now.
+            let status = store::status(&services.db, id).await;
+            if !matches!(
+                status.as_ref().map(Option::as_deref),
+                Ok(Some("hibernating"))
+            ) {
+                continue;
+            }
             let stopped = tokio::time::timeout(STOP_TIMEOUT, services.stop_compute(id)).await;
             if matches!(stopped, Ok(true))
                 && let Err(error) = self.end_hibernation(id, Status::Hibernated).await
@@ -347,7 +362,11 @@ impl Workspaces {
         if self.services.has_no_backend() {
             return Err(Error::not_now("provisioner not available"));
         }
-        self.boot(id, &Boot::again(true), from).await
+        let this = self.clone();
+        self.detached("wake-workspace", async move {
+            this.boot(id, &Boot::again(true), from).await
+        })
+        .await
     }
 }
 

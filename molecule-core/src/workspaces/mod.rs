@@ -44,6 +44,7 @@ pub(crate) use directory::Directory;
 pub(crate) use env_plan::EnvPlans;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
+pub(crate) use restart::Absence;
 pub(crate) use restart_source::{RestartRequest, Restarting};
 pub(crate) use status::{Trigger, Vitals, next as next_status};
 
@@ -136,15 +137,17 @@ impl Workspaces {
         let this = self.clone();
         supervisor.every("provision-recovery", RECOVERY_EVERY, move || {
             let this = this.clone();
-            async move {
-                this.recover_abandoned().await;
-                this.finish_hibernations().await;
-            }
+            async move { this.recover_abandoned().await }
         });
         let this = self.clone();
         supervisor.every("provision-timeout-sweep", TIMEOUT_SWEEP_EVERY, move || {
             let this = this.clone();
             async move { this.sweep_timed_out().await }
+        });
+        let this = self.clone();
+        supervisor.every("hibernation-recovery", RECOVERY_EVERY, move || {
+            let this = this.clone();
+            async move { this.finish_hibernations().await }
         });
         let this = self.clone();
         supervisor.every("requested-restarts", RESTARTS_EVERY, move || {

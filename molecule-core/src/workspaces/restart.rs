@@ -39,6 +39,15 @@ const LONGEST_BACKOFF_SECS: i64 = 600;
 /// Restarts of one round begin at most so far apart from their turn.
 const JITTER_MS: u128 = 200;
 
+/// Why a workspace counts as offline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// Its compute is gone, and with it the address of its agent.
+    Gone,
+    /// Its agent says nothing.
+    Silent,
+}
+
 /// What the runner remembers.
 #[derive(Clone)]
 pub(super) struct Restarts(Arc<Inner>);
@@ -64,11 +73,9 @@ impl Budget {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * self.per_second;
         self.left = (self.left + earned).min(self.most);
         self.at = now;
-        if self.left >= 1.0 {
-            self.left -= 1.0;
-            return None;
-        }
-        Some(Duration::from_secs_f64((1.0 - self.left) / self.per_second))
+        // Who has to wait has taken its place already.
+        self.left -= 1.0;
+        (self.left < 0.0).then(|| Duration::from_secs_f64(-self.left / self.per_second))
     }
 }
 
@@ -88,8 +95,23 @@ impl Restarts {
         }))
     }
 
-    /// Seconds that a workspace which just died waits for its restart.
+    /// Seconds that a workspace which dies now would wait for its restart.
     fn backoff(&self, id: Uuid) -> i64 {
+        let crashes = self
+            .0
+            .crashes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let earlier = crashes
+            .get(&id)
+            .filter(|(_, at)| at.elapsed() < CRASH_MEMORY);
+        earlier.map_or(0, |(count, _)| {
+            (FIRST_BACKOFF_SECS << count.saturating_sub(1).min(8)).min(LONGEST_BACKOFF_SECS)
+        })
+    }
+
+    /// Remembers a death.
+    fn died(&self, id: Uuid) {
         let mut crashes = self
             .0
             .crashes
@@ -99,10 +121,15 @@ impl Restarts {
         let (count, at) = crashes.entry(id).or_insert((0, Instant::now()));
         *at = Instant::now();
         *count += 1;
-        match *count {
-            1 => 0,
-            n => (FIRST_BACKOFF_SECS << (n - 2).min(8)).min(LONGEST_BACKOFF_SECS),
-        }
+    }
+}
+
+/// Lets the runner begin again, also when it panicked.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.store(false, Ordering::Release);
     }
 }
 
@@ -119,17 +146,14 @@ impl Workspaces {
             .supervisor
             .spawn("requested-restarts", async move {
                 let restarts = Arc::clone(&this.restarts.0);
-                loop {
-                    while restarts.again.swap(false, Ordering::AcqRel) {
-                        this.run_requested().await;
-                    }
-                    restarts.running.store(false, Ordering::Release);
-                    // Somebody may have asked between the two.
-                    if !restarts.again.load(Ordering::Acquire)
-                        || restarts.running.swap(true, Ordering::AcqRel)
-                    {
-                        return;
-                    }
+                let running = Running(Arc::clone(&restarts));
+                while restarts.again.swap(false, Ordering::AcqRel) {
+                    this.run_requested().await;
+                }
+                drop(running);
+                // Somebody may have asked between the two.
+                if restarts.again.load(Ordering::Acquire) {
+                    this.poke_restarts();
                 }
             });
     }
@@ -147,6 +171,10 @@ impl Workspaces {
             Err(error) => return tracing::warn!(%error, "requested restarts could not be listed"),
         };
         for id in due {
+            // Its turn comes when that is done.
+            if self.provisioner.is_under_way(id) {
+                continue;
+            }
             let wait = {
                 let mut budget =
                     (self.restarts.0.budget.lock()).unwrap_or_else(PoisonError::into_inner);
@@ -167,8 +195,7 @@ impl Workspaces {
         let services = &self.services;
         if sql::paused_ancestor(&services.db, id).await?.is_some() {
             let later = timestamp(&services.clock) + POSTPONE;
-            sql::request_restart(&services.db, id, later).await?;
-            return Ok(());
+            return Ok(sql::postpone_restart(&services.db, id, later).await?);
         }
         let Some(row) = store::find(&services.db, id).await? else {
             return Ok(());
@@ -326,7 +353,15 @@ impl Workspaces {
     /// silent: marks it `offline` (`awaiting_agent` when external), records
     /// `WORKSPACE_OFFLINE` and requests a restart, later if it keeps dying. False
     /// when the row had another status by then.
-    pub(crate) async fn went_offline(&self, id: Uuid) -> Result<bool> {
+    pub(crate) async fn went_offline(&self, id: Uuid, why: Absence) -> Result<bool> {
+        let this = self.clone();
+        self.detached("workspace-offline", async move {
+            this.went_offline_now(id, why).await
+        })
+        .await
+    }
+
+    async fn went_offline_now(&self, id: Uuid, why: Absence) -> Result<bool> {
         let services = &self.services;
         let now = timestamp(&services.clock);
         let mut tx = services.db.begin().await?;
@@ -334,7 +369,8 @@ impl Workspaces {
             true => None,
             false => Some(now + TimeDelta::seconds(self.restarts.backoff(id))),
         };
-        let Some(external) = sql::go_offline(&mut tx, id, now, restart_at).await? else {
+        let gone = why == Absence::Gone;
+        let Some(external) = sql::go_offline(&mut tx, id, now, restart_at, gone).await? else {
             return Ok(false);
         };
         let recorded = services
@@ -342,9 +378,14 @@ impl Workspaces {
             .record(&mut tx, EventType::WorkspaceOffline, id, json!({}));
         let event = recorded.await?;
         tx.commit().await?;
+        self.restarts.died(id);
         services.directory.forget(id);
-        tracing::warn!(workspace.id = %id, external, "workspace went offline");
-        metrics::counter!("molecule_workspaces_offline_total").increment(1);
+        tracing::warn!(workspace.id = %id, external, ?why, "workspace went offline");
+        let reason = match why {
+            Absence::Gone => "gone",
+            Absence::Silent => "silent",
+        };
+        metrics::counter!("molecule_workspaces_offline_total", "reason" => reason).increment(1);
         services.events.publish(event);
         self.poke_restarts();
         Ok(true)
@@ -370,20 +411,31 @@ mod tests {
             left: 6.0,
             at: start,
         };
-        let at_once = (0..1000).filter(|_| budget.take(start).is_none()).count();
-        assert_eq!(at_once, 6);
-        let wait = budget.take(start).unwrap();
-        assert!(wait <= Duration::from_secs(1), "{wait:?}");
-        let later = start + Duration::from_secs(10);
-        let then = (0..1000).filter(|_| budget.take(later).is_none()).count();
-        assert_eq!(then, 6, "what was not used is not hoarded");
+        let mut now = start;
+        let mut times = Vec::new();
+        for _ in 0..16 {
+            now += budget.take(now).unwrap_or_default();
+            times.push((now - start).as_secs_f64().round() as u64);
+        }
+        assert_eq!(times[..6], [0; 6], "a burst");
+        let then: Vec<u64> = (1..=10).collect();
+        assert_eq!(times[6..], then, "then one a second");
+        let later = now + Duration::from_secs(1000);
+        let again = (0..10).filter(|_| budget.take(later).is_none()).count();
+        assert_eq!(again, 6, "what was not used is not hoarded");
     }
 
     #[test]
     fn who_keeps_dying_waits_longer_and_longer() {
         let restarts = Restarts::new(60);
         let id = Uuid::new_v4();
-        let waits: Vec<i64> = (0..7).map(|_| restarts.backoff(id)).collect();
+        let dies = |_| {
+            let wait = restarts.backoff(id);
+            assert_eq!(restarts.backoff(id), wait, "asking is not dying");
+            restarts.died(id);
+            wait
+        };
+        let waits: Vec<i64> = (0..7).map(dies).collect();
         assert_eq!(waits, [0, 60, 120, 240, 480, 600, 600]);
         assert_eq!(restarts.backoff(Uuid::new_v4()), 0);
     }

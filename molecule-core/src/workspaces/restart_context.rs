@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::model::{Status, Workspace};
 use super::{Services, store};
+use crate::outbound::Policy;
 use crate::store::timestamp;
 
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -101,7 +102,9 @@ pub(super) async fn tell(services: Arc<Services>, before: Before) {
         let Ok(Some(row)) = store::find(&services.db, id).await else {
             return;
         };
-        if row.url.is_empty() {
+        // Only where this server put the agent itself.
+        let vetted = services.guard.vet(&row.url, Policy::Inspected).await;
+        if row.instance_id.is_none() || vetted.is_err() {
             return;
         }
         let sent = services

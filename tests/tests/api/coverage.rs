@@ -147,7 +147,8 @@ async fn every_get_route_answers_head_with_the_same_status_and_no_body() {
     let app = strict(Engine::Sqlite).start().await;
     let agent = Agent::start(&app, json!({ "name": "one" })).await;
     for (method, path, _) in operations(&app).await {
-        if method != "get" {
+        // A stream of events has no end to wait for.
+        if method != "get" || path.ends_with("/events/stream") {
             continue;
         }
         let path = path.replace("{id}", &agent.id);

@@ -119,7 +119,7 @@ on_both_engines! {
             ("Müller", Some("Größe")),
             ("QA", Some("tester")),
             ("quote'", None),
-            ("rtl \u{202e}abc", None),
+            ("rtl \u{200f}abc", None),
         ];
         for (name, role) in all {
             create(&app, name, role, None).await;
@@ -135,7 +135,7 @@ on_both_engines! {
             ("?q=%27", &["quote'"]),
             ("?q=M%C3%9CLL", &["Müller"]),
             ("?q=gr%C3%B6%C3%9Fe", &["Müller"]),
-            ("?q=%E2%80%AE", &["rtl \u{202e}abc"]),
+            ("?q=%E2%80%8F", &["rtl \u{200f}abc"]),
             ("?q=%00", &[]),
             ("?q=%FF", &[]),
             ("?q=%27%20OR%201%3D1%20--", &[]),

@@ -35,7 +35,7 @@ const fn write(rows: usize) -> Text {
              idle_since = CASE WHEN r.r_active > 0 THEN NULL
                                WHEN r.r_busy OR idle_since IS NULL OR idle_since > r.r_at THEN r.r_idle
                                ELSE idle_since END,
-             updated_at = r.r_at
+             updated_at = CASE WHEN status = 'hibernating' THEN updated_at ELSE r.r_at END
          FROM (SELECT id AS r_id, updated_at AS r_at, last_error_rate AS r_rate,
                       last_sample_error AS r_error, active_tasks AS r_active,
                       uptime_seconds AS r_uptime, current_task AS r_task, monthly_spend AS r_spend,

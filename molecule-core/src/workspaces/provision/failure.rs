@@ -170,8 +170,9 @@ impl Services {
     pub(super) async fn revoke(&self, lease: Lease) -> Result<(), String> {
         let revoking = async {
             let mut tx = self.db.begin().await?;
-            let now = timestamp(&self.clock);
-            if lease::hold(&mut tx, lease, now).await? {
+            // Held until the outcome is written: nobody is to start over meanwhile.
+            let until = timestamp(&self.clock) + super::LEASE;
+            if lease::hold(&mut tx, lease, until).await? {
                 self.auth.revoke_all(&mut tx, lease.id).await?;
                 tx.commit().await?;
             }

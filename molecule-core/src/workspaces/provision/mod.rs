@@ -32,6 +32,7 @@ pub(super) use steps::missing_env;
 use super::gate::{Pass, SerialGate};
 use super::model::Status;
 use super::store::lease::{self, Lease};
+use super::store::lifecycle;
 use super::{Services, store};
 use crate::backend::{Instance, InstanceRef, Liveness, UndoStack};
 use crate::provlog::provlog;
@@ -188,28 +189,35 @@ impl Provisioner {
         }
     }
 
-    /// True when its agent came online and still runs: only the record was missing.
+    /// True when there is nothing to start over: its agent came online and still
+    /// runs, and only the record was missing; or nobody can tell, and the next round
+    /// looks again. An agent that ran before the provision began is not the one.
     async fn adopt(&self, id: Uuid) -> bool {
         let services = &self.services;
-        let online = match store::status(&services.db, id).await {
-            Ok(status) => matches!(status.as_deref(), Some("online" | "degraded")),
-            Err(_) => false,
+        let row = match store::find(&services.db, id).await {
+            Ok(Some(row)) if matches!(row.status(), Status::Online | Status::Degraded) => row,
+            Ok(_) => return false,
+            Err(_) => return true,
         };
-        if !online {
-            return false;
-        }
         let found = InstanceRef::of(id);
-        let (Liveness::Running, Ok(Some(url)), Ok(managed)) = (
-            services.backend.liveness(&found).await,
+        match services.backend.liveness(&found).await {
+            Liveness::Running => {}
+            Liveness::Stopped | Liveness::Missing => return false,
+            Liveness::Unknown(_) => return true,
+        }
+        let (Ok(url), Ok(managed)) = (
             services.backend.url(&found).await,
             services.backend.list_managed().await,
         ) else {
-            return false;
+            return true;
         };
         let mine = managed.into_iter().find(|item| item.workspace_id == id);
-        let Some(instance_id) = mine.and_then(|item| item.instance_id) else {
+        let (Some(url), Some(instance_id)) = (url, mine.and_then(|item| item.instance_id)) else {
             return false;
         };
+        if row.instance_id.as_ref() == Some(&instance_id) {
+            return false;
+        }
         let now = timestamp(&services.clock);
         let adopted = lease::adopt(&services.db, id, &Instance { instance_id, url }, now).await;
         if matches!(adopted, Ok(true)) {
@@ -309,9 +317,17 @@ impl Provisioner {
     ) -> Outcome {
         let services = &self.services;
         let id = lease.id;
+        // Whatever is changed from here on requests another restart.
+        match lifecycle::take_request(&services.db, lease).await {
+            Ok(true) => {}
+            // Overtaken, or removed before it began.
+            Ok(false) => return Outcome::Cancelled,
+            Err(error) => {
+                return Outcome::Failed(Failure::start("load_workspace", "store", &error));
+            }
+        }
         let workspace = match store::find(&services.db, id).await {
-            Ok(Some(workspace)) if workspace.status() == Status::Provisioning => workspace,
-            // Removed before it began.
+            Ok(Some(workspace)) if is_bootable(workspace.status()) => workspace,
             Ok(_) => return Outcome::Cancelled,
             Err(error) => {
                 return Outcome::Failed(Failure::start("load_workspace", "store", &error));
@@ -393,6 +409,14 @@ impl Provisioner {
             }
         }
     }
+}
+
+/// An agent that ran before may have reported in the meantime.
+fn is_bootable(status: Status) -> bool {
+    matches!(
+        status,
+        Status::Provisioning | Status::Online | Status::Degraded
+    )
 }
 
 /// Takes itself off the list, also when the task panics.

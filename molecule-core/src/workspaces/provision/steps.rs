@@ -10,7 +10,6 @@ use super::super::boot::{Boot, BootSource};
 use super::super::env_plan::BootPlan;
 use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
-use super::super::store::lifecycle;
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
 use super::super::{agent_config, environment, restart_source, store};
 use super::Provisioner;
@@ -37,9 +36,6 @@ impl Provisioner {
     ) -> Result<(), Step> {
         let services = &self.services;
         let id = workspace.id;
-        if !lifecycle::take_request(&services.db, lease).await? {
-            return Err(Step::Lost);
-        }
         let boot = workspace.boot();
         let keeps = boot.source == BootSource::Existing;
         let template = self.template_of(workspace, &boot.source).await;

@@ -99,7 +99,8 @@ pub(in super::super) async fn request_restart(
 statement!(
     DUE_RESTARTS,
     "SELECT id FROM workspaces
-     WHERE restart_requested_at <= $1 AND provision_lease_until IS NULL AND external = FALSE
+     WHERE restart_requested_at <= $1 AND external = FALSE
+       AND (provision_lease_until IS NULL OR (status = 'failed' AND provision_lease_until <= $1))
        AND (NOT restart_if_offline OR status = 'offline')
        AND status IN ('provisioning', 'online', 'degraded', 'offline', 'failed')
      ORDER BY restart_requested_at, id LIMIT $2"
@@ -116,6 +117,25 @@ pub(in super::super) async fn due_restarts(
         .bind(most)
         .fetch_all(pool)
         .await)
+}
+
+statement!(
+    POSTPONE_RESTART,
+    "UPDATE workspaces SET restart_requested_at = $2 WHERE id = $1 AND restart_requested_at IS NOT NULL"
+);
+
+/// Leaves a request for later.
+pub(in super::super) async fn postpone_restart(
+    db: &Db,
+    id: Uuid,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    with_db!(db, |pool| sqlx::query(POSTPONE_RESTART)
+        .bind(id)
+        .bind(at)
+        .execute(pool)
+        .await
+        .map(drop))
 }
 
 statement!(
@@ -144,7 +164,7 @@ statement!(
                                      WHEN restart_requested_at IS NULL OR restart_if_offline THEN $3
                                      ELSE restart_requested_at END,
          restart_if_offline = NOT external AND (restart_requested_at IS NULL OR restart_if_offline),
-         updated_at = $2
+         url = CASE WHEN $4 AND NOT external THEN '' ELSE url END, updated_at = $2
      WHERE id = $1 AND status IN ('online', 'degraded') AND provision_lease_until IS NULL
      RETURNING external"
 );
@@ -155,11 +175,13 @@ pub(in super::super) async fn go_offline(
     id: Uuid,
     now: DateTime<Utc>,
     restart_at: Option<DateTime<Utc>>,
+    gone: bool,
 ) -> sqlx::Result<Option<bool>> {
     with_tx!(tx, |conn| sqlx::query_scalar(GO_OFFLINE)
         .bind(id)
         .bind(now)
         .bind(restart_at)
+        .bind(gone)
         .fetch_optional(conn)
         .await)
 }
