@@ -347,7 +347,11 @@ impl Workspaces {
         if self.services.has_no_backend() {
             return Err(Error::not_now("provisioner not available"));
         }
-        self.boot(id, &Boot::again(true), from).await
+        let this = self.clone();
+        self.detached("wake-workspace", async move {
+            this.boot(id, &Boot::again(true), from).await
+        })
+        .await
     }
 }
 

@@ -1,0 +1,142 @@
+//! A message to a workspace that sleeps, and callers that do not wait.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::response::IntoResponse;
+use molecule_tests::support::{recorded, sql_id};
+use molecule_tests::{ADMIN, Reply, TestApp, eventually, on_both_engines};
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::stand_in::StandIn;
+use crate::tools::{call, online, send, server, started};
+
+#[track_caller]
+fn assert_waking(reply: &Reply) {
+    let expected = json!({
+        "error": "workspace is waking from hibernation — retry in ~15 seconds",
+        "waking": true, "retry_after": 15,
+    });
+    assert_eq!((reply.status, reply.json()), (503, expected));
+    assert_eq!(reply.header("retry-after"), Some("15"));
+}
+
+async fn hibernate(app: &TestApp, id: &str) {
+    let path = format!("/workspaces/{id}/hibernate");
+    let reply = app.request("POST", &path).bearer(ADMIN).send().await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert!(!app.backend.runs(id));
+}
+
+/// Sends a message and hangs up once `heard` says so.
+async fn send_and_leave(app: &TestApp, id: &str, heard: impl AsyncFn() -> bool) {
+    let body = call("hi").to_string();
+    let address = app.url.strip_prefix("http://").expect("an address");
+    let mut stream = TcpStream::connect(address).await.expect("connect");
+    let request = format!(
+        "POST /workspaces/{id}/a2a HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.expect("write");
+    eventually("the message is under way", heard).await;
+}
+
+on_both_engines! {
+    async fn twenty_messages_wake_it_once_and_are_delivered_when_it_is_up(engine: Engine) {
+        // Given a hibernated workspace
+        let stand_in = StandIn::echo().await;
+        let app = server(engine, &stand_in.url).await;
+        let agent = online(&app, json!({ "name": "dev" })).await;
+        hibernate(&app, &agent.id).await;
+
+        // When twenty messages arrive at once
+        let calls = (0..20).map(|_| send(&app, &agent.id, "hi").send());
+        for reply in futures_util::future::join_all(calls).await {
+            assert_waking(&reply);
+        }
+
+        // Then it boots once, and callers hear the same until it is online
+        eventually("it is started", async || {
+            let row = app.listed(&agent.id).await.expect("listed");
+            assert_waking(&send(&app, &agent.id, "hi").send().await);
+            row["url"] != ""
+        })
+        .await;
+        let agent = started(&app, agent.id).await;
+        assert_eq!(app.backend.starts_of(&agent.id).len(), 2);
+        assert_eq!(recorded(&app, "WORKSPACE_PROVISIONING").await, 2, "creation and wake");
+
+        // And then the message is delivered
+        let reply = send(&app, &agent.id, "hi").send().await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert_eq!(stand_in.heard().len(), 1);
+
+        // And it sleeps and wakes again
+        hibernate(&app, &agent.id).await;
+        assert_waking(&send(&app, &agent.id, "hi").send().await);
+        let agent = started(&app, agent.id).await;
+        assert_eq!(app.backend.starts_of(&agent.id).len(), 3);
+    }
+
+    async fn a_caller_that_leaves_wakes_it_all_the_same(engine: Engine) {
+        let stand_in = StandIn::echo().await;
+        let app = server(engine, &stand_in.url).await;
+        let agent = online(&app, json!({ "name": "dev" })).await;
+        hibernate(&app, &agent.id).await;
+        let id = sql_id(engine, &agent.id);
+        let sql = format!("SELECT count(*) FROM workspaces WHERE id = {id} AND status <> 'hibernated'");
+        send_and_leave(&app, &agent.id, async || app.database.count(&sql).await == 1).await;
+        let agent = started(&app, agent.id).await;
+        assert_eq!(app.backend.starts_of(&agent.id).len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_at_work_is_not_interrupted_by_a_caller_that_leaves() {
+    // Given an agent that works until it may finish
+    let (may_finish, finished) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (gate, count) = (Arc::clone(&may_finish), Arc::clone(&finished));
+    let stand_in = StandIn::start(move |_| {
+        let (gate, count) = (Arc::clone(&gate), Arc::clone(&count));
+        async move {
+            gate.notified().await;
+            count.fetch_add(1, Ordering::SeqCst);
+            "{}".into_response()
+        }
+    })
+    .await;
+    let app = server(molecule_tests::Engine::Sqlite, &stand_in.url).await;
+    let agent = online(&app, json!({ "name": "dev" })).await;
+
+    // When its caller hangs up, and the server has noticed
+    send_and_leave(&app, &agent.id, async || stand_in.heard().len() == 1).await;
+    let metrics = async || app.get("/metrics").bearer(ADMIN).send().await.text;
+    eventually("the server sees that the caller left", async || {
+        let open = "molecule_http_requests_in_flight";
+        let text = metrics().await;
+        let line = text.lines().find(|line| line.starts_with(open));
+        // The one that asks is under way too.
+        line.is_none_or(|line| line.ends_with(" 1"))
+    })
+    .await;
+    may_finish.notify_one();
+
+    // Then it finishes
+    eventually("the agent finishes", async || {
+        finished.load(Ordering::SeqCst) == 1
+    })
+    .await;
+
+    // And an agent that never does holds up no shutdown
+    send_and_leave(&app, &agent.id, async || stand_in.heard().len() == 2).await;
+    let begun = std::time::Instant::now();
+    app.shutdown().await;
+    assert!(
+        begun.elapsed() < molecule_tests::PATIENCE / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+}
