@@ -98,7 +98,8 @@ impl A2a {
                 ));
             }
         }
-        let workspace = self.workspaces.get(target).await?;
+        let workspace = self.workspaces.get(target).await;
+        let workspace = workspace.map_err(|error| error.says("lookup failed"))?;
         if workspace
             .budget_limit
             .is_some_and(|limit| workspace.monthly_spend >= limit)

@@ -196,7 +196,7 @@ async fn an_external_agent_is_called_only_where_its_url_may_lead() {
     let stand_in = StandIn::echo().await;
     let app = server(Engine::Sqlite, &stand_in.url).await;
     let local = stand_in.url.replace("127.0.0.1", "localhost");
-    for url in [
+    let urls = [
         stand_in.url.as_str(),
         &local,
         "http://169.254.169.254/latest",
@@ -205,8 +205,10 @@ async fn an_external_agent_is_called_only_where_its_url_may_lead() {
         "http://0.0.0.0:80/",
         "ftp://203.0.113.9/",
         "http://nowhere.invalid/",
-    ] {
-        let id = app.create(json!({ "name": url, "external": true })).await;
+    ];
+    for (number, url) in urls.into_iter().enumerate() {
+        let name = format!("far {number}");
+        let id = app.create(json!({ "name": name, "external": true })).await;
         let sql = format!(
             "UPDATE workspaces SET status = 'online', url = '{url}' WHERE id = {}",
             molecule_tests::support::sql_id(Engine::Sqlite, &id)
