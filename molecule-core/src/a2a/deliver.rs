@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{A2a, Answer, WAKE_RETRY_SECS, busy, busy_with, no_agent, status};
+use super::{A2a, Answer, WAKE_RETRY_SECS, busy, busy_with, no_url, status};
 use crate::backend::{InstanceRef, Liveness};
 use crate::error::{Error, Result};
 use crate::outbound::{CallError, Limits, Policy, read_body};
@@ -123,7 +123,7 @@ impl A2a {
             );
             // Somebody stopped it on purpose.
             if !comes_back {
-                return Ok(no_agent(&now));
+                return Ok(no_url(now.status()));
             }
         }
         Ok(

@@ -156,6 +156,13 @@ impl A2a {
                 return Err(waking());
             }
             Status::Provisioning if self.waking.contains_key(&id) => return Err(waking()),
+            // Its agent was faster than its start: where it is, is not known yet.
+            Status::Online | Status::Degraded if workspace.starting => {
+                return Err(match self.waking.contains_key(&id) {
+                    true => waking(),
+                    false => no_url(Status::Provisioning),
+                });
+            }
             Status::Online | Status::Degraded if !workspace.url.is_empty() => {
                 self.waking.invalidate(&id);
                 return Ok(());
@@ -164,13 +171,13 @@ impl A2a {
             Status::Offline | Status::AwaitingAgent if !workspace.url.is_empty() => return Ok(()),
             _ => {}
         }
-        Err(no_agent(workspace))
+        Err(no_url(workspace.status()))
     }
 }
 
 /// There is nobody to talk to, and nobody is about to come.
-fn no_agent(workspace: &Workspace) -> Error {
-    Error::not_now("workspace has no URL").with("status", workspace.status().as_str())
+fn no_url(status: Status) -> Error {
+    Error::not_now("workspace has no URL").with("status", status.as_str())
 }
 
 /// The message may have been delivered; its answer is not to be had now.

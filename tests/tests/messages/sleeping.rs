@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::response::IntoResponse;
-use molecule_tests::support::{recorded, sql_id};
+use molecule_tests::fake_backend::Fault;
+use molecule_tests::support::{Agent, recorded, sql_id};
 use molecule_tests::{ADMIN, PATIENCE, Reply, TestApp, eventually, on_both_engines};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,6 +90,34 @@ on_both_engines! {
         assert_waking(&send(&app, &agent.id, "hi").send().await);
         let agent = started(&app, agent.id).await;
         assert_eq!(app.backend.starts_of(&agent.id).len(), 3);
+    }
+
+    async fn an_agent_that_registers_before_its_start_is_recorded_is_not_called_yet(engine: Engine) {
+        // Given starts that do not end
+        let stand_in = StandIn::echo().await;
+        let app = server(engine, &stand_in.url).await;
+        let woken = online(&app, json!({ "name": "woken" })).await;
+        hibernate(&app, &woken.id).await;
+        app.backend.set_fault(Fault::StartHangs);
+        assert_waking(&send(&app, &woken.id, "hi").send().await);
+        let new = app.create(json!({ "name": "new" })).await;
+
+        // When the agents register all the same
+        for (id, starts) in [(&woken.id, 2), (&new, 1)] {
+            eventually("the start begins", async || app.backend.starts_of(id).len() == starts).await;
+            let spec = app.backend.starts_of(id).remove(starts - 1);
+            let file = spec.files.iter().find(|file| file.path == ".auth_token");
+            let token = file.expect("a token file").content.clone();
+            let agent = Agent { id: id.clone(), token: String::from_utf8(token).expect("text") };
+            assert_eq!(agent.register(&app).send().await.status, 200);
+            app.wait_for_status(id, "online").await;
+        }
+
+        // Then callers wait until it is known where they are
+        assert_waking(&send(&app, &woken.id, "hi").send().await);
+        let reply = send(&app, &new, "hi").send().await;
+        let expected = json!({ "error": "workspace has no URL", "status": "provisioning" });
+        assert_eq!((reply.status, reply.json()), (503, expected));
     }
 
     async fn a_caller_that_leaves_wakes_it_all_the_same(engine: Engine) {
