@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::query_parameters::{
-    DownloadFromContainerOptionsBuilder, KillContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
     UploadToContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
@@ -87,6 +87,13 @@ async fn wait_for_another(world: &OnDocker, server: &ServerProcess, id: &str, ol
     .await
 }
 
+/// When a container that runs was started.
+async fn running_since(docker: &Docker, container: &str) -> Option<String> {
+    let inspected = docker.inspect_container(container, None::<InspectContainerOptions>);
+    let state = inspected.await.ok()?.state?;
+    state.running?.then_some(state.started_at?)
+}
+
 async fn write_file(docker: &Docker, container: &str, name: &str, content: &str) {
     let mut tar = Builder::new(Vec::new());
     let mut header = Header::new_gnu();
@@ -144,20 +151,20 @@ async fn a_workspace_on_docker_survives_everything_but_its_deletion() {
     let options = KillContainerOptionsBuilder::default()
         .signal("KILL")
         .build();
+    let before = running_since(&docker, &first).await.expect("it runs");
     let killed = docker.kill_container(&first, Some(options)).await;
     killed.expect("a killed container");
+    let (container, before) = until("back by itself", &server, async || {
+        let containers = world.objects_of(&id).0;
+        let [one] = &containers[..] else { return None };
+        let since = running_since(&docker, one).await?;
+        let is_back = since != before && row(&server, &id).await["status"] == "online";
+        is_back.then(|| (one.clone(), since))
+    })
+    .await;
     wait_for_answer(&server, &id, "again", "echo: again").await;
-    server.wait_for_status(&id, "online").await;
-    let (containers, _) = world.objects_of(&id);
-    assert_eq!(containers.len(), 1);
-    let container = containers[0].clone();
 
     // When the server is killed and started again, then it adopts the container
-    let started_at = |container: &str| {
-        let format = ["inspect", "--format", "{{.State.StartedAt}}", container];
-        crate::docker_world::docker(&format)
-    };
-    let before = started_at(&container);
     server.kill_9();
     let server = world.deployment.start().await;
     let uptime = |row: &Value| row["uptime_seconds"].as_i64().unwrap_or_default();
@@ -167,7 +174,8 @@ async fn a_workspace_on_docker_survives_everything_but_its_deletion() {
         .await;
     wait_for_answer(&server, &id, "still", "echo: still").await;
     assert_eq!(world.objects_of(&id).0, [container.as_str()], "restarted");
-    assert_eq!(started_at(&container), before, "restarted");
+    let since = running_since(&docker, &container).await;
+    assert_eq!(since, Some(before), "restarted");
 
     // When it is paused, then its container goes and its volumes stay
     write_file(&docker, &container, "notes.txt", "remember me").await;
