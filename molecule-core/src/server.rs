@@ -402,6 +402,7 @@ impl Wiring {
             presence.clone(),
             Arc::clone(&backend),
             agents,
+            supervisor.clone(),
         );
         let app = App::new(Parts {
             a2a,

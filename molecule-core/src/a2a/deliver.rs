@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{A2a, Answer, WAKE_RETRY_SECS, status};
+use super::{A2a, Answer, WAKE_RETRY_SECS, busy, busy_with, no_url, status};
 use crate::backend::{InstanceRef, Liveness};
 use crate::error::{Error, Result};
 use crate::outbound::{CallError, Limits, Policy, read_body};
 use crate::presence::Capability;
-use crate::workspaces::{Absence, Workspace};
+use crate::workspaces::{Absence, Status, Workspace};
 
 /// Longest answer that is passed on.
 const MAX_ANSWER_BYTES: usize = 10 * 1024 * 1024;
@@ -18,7 +18,6 @@ const USUAL_CALL: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The backend may take this long to say whether an agent runs.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-const BUSY_RETRY_SECS: u64 = 30;
 
 impl A2a {
     pub(super) async fn deliver(
@@ -90,22 +89,16 @@ impl A2a {
         }
         let error = error.without_url();
         let is_refused = error.is_connect() && !error.is_timeout();
-        if is_refused {
+        if is_refused || is_garbage(&error) {
             return Ok(Error::bad_gateway("failed to reach workspace agent", error));
         }
         tracing::info!(workspace.id = %workspace.id, %error, "agent busy");
         let overrides = self.presence.overrides(workspace.id);
-        let busy = match overrides.has(Capability::Session) {
-            true => {
-                let text = "workspace agent busy — adapter handles retry (native_session)";
-                Error::not_now(text).with("native_session", true)
-            }
-            false => Error::not_now("workspace agent busy — retry after a short backoff"),
-        };
-        Ok(busy
-            .with("busy", true)
-            .with("retry_after", BUSY_RETRY_SECS)
-            .retry_after(BUSY_RETRY_SECS))
+        Ok(match overrides.has(Capability::Session) {
+            true => busy_with("workspace agent busy — adapter handles retry (native_session)")
+                .with("native_session", true),
+            false => busy(),
+        })
     }
 
     /// True only when the backend knows that nothing runs.
@@ -122,9 +115,20 @@ impl A2a {
     }
 
     async fn restarting(&self, workspace: &Workspace) -> Result<Error> {
-        self.workspaces
+        if !self
+            .workspaces
             .went_offline(workspace.id, Absence::Gone)
-            .await?;
+            .await? {
+            let now = self.workspaces.get(workspace.id).await?;
+            let comes_back = matches!(
+                now.status(),
+                Status::Provisioning | Status::Offline | Status::Online | Status::Degraded
+            );
+            // Somebody stopped it on purpose.
+            if !comes_back {
+                return Ok(no_url(now.status()));
+            }
+        }
         Ok(
             Error::not_now("workspace agent unreachable — container restart triggered")
                 .with("restarting", true)
@@ -132,4 +136,16 @@ impl A2a {
                 .retry_after(WAKE_RETRY_SECS),
         )
     }
+}
+
+/// True for an answer that is no HTTP: what sent it is not an agent at work.
+fn is_garbage(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_parse();
+        }
+        cause = error.source();
+    }
+    false
 }

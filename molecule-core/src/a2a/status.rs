@@ -18,12 +18,9 @@ pub(super) fn answer(status: u16, body: Vec<u8>) -> Answer {
         .and_then(|status| status.canonical_reason())
         .unwrap_or("agent error");
     let text = said.unwrap_or_else(|| phrase.to_owned());
-    // A redirect of an agent leads a client nowhere.
-    let status = if (300..400).contains(&status) {
-        502
-    } else {
-        status
-    };
+    // A redirect of an agent leads a client nowhere, and a change of the protocol
+    // is between agent and server.
+    let status = if status < 400 { 502 } else { status };
     Answer {
         status,
         body: json!({ "error": text }).to_string().into_bytes(),
@@ -54,5 +51,6 @@ mod tests {
             (404, "{\"error\":\"Not Found\"}".to_owned())
         );
         assert_eq!(text(302, "").0, 502);
+        assert_eq!(text(101, "").0, 502);
     }
 }

@@ -105,6 +105,9 @@ pub(crate) struct Workspace {
     pub(crate) booted_at: Option<DateTime<Utc>>,
     pub(super) provision_source: Option<Json<Boot>>,
     pub(crate) removed_at: Option<DateTime<Utc>>,
+    /// A provision is under way; until it is recorded, the URL is what the agent
+    /// says of itself.
+    pub(crate) starting: bool,
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) collapsed: bool,
@@ -139,6 +142,7 @@ from_row!(Workspace {
     booted_at,
     provision_source,
     removed_at,
+    starting,
     x,
     y,
     collapsed,

@@ -27,6 +27,7 @@ macro_rules! select {
                     w.active_tasks, w.last_error_rate, w.last_sample_error, w.uptime_seconds,
                     w.current_task, w.instance_id, w.last_heartbeat_at, w.last_outbound_at, w.booted_at,
                     w.provision_source, w.removed_at,
+                    w.provision_lease_until IS NOT NULL AS starting,
                     COALESCE(c.x, 0.0) AS x, COALESCE(c.y, 0.0) AS y,
                     COALESCE(c.collapsed, FALSE) AS collapsed
              FROM workspaces w LEFT JOIN canvas_layouts c ON c.workspace_id = w.id ",

@@ -30,7 +30,14 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     // The domain.
     (
         "a2a",
-        &["backend", "error", "outbound", "presence", "workspaces"],
+        &[
+            "backend",
+            "error",
+            "outbound",
+            "presence",
+            "supervisor",
+            "workspaces",
+        ],
     ),
     (
         "auth",

@@ -7,6 +7,8 @@ mod connections;
 mod crash;
 mod crash_docker;
 mod database;
+mod docker_world;
+mod fleet_docker;
 mod hooks;
 mod plants;
 mod process;
