@@ -86,7 +86,8 @@ impl Load {
         let (app, promised) = (Arc::clone(&self.app), Arc::clone(&self.promised));
         self.secrets.spawn(write(app, promised, self.vault.clone()));
         let (app, promised) = (Arc::clone(&self.app), Arc::clone(&self.promised));
-        self.pauses.spawn(pause(app, promised, self.pausing.clone()));
+        self.pauses
+            .spawn(pause(app, promised, self.pausing.clone()));
     }
 
     /// Answers so far: kept promises and refusals.
@@ -125,7 +126,11 @@ impl Load {
                 .iter()
                 .filter_map(|secret| secret["key"].as_str().map(str::to_owned))
                 .collect();
-            assert!(listed.is_superset(&kept), "lost: {:?}", kept.difference(&listed));
+            assert!(
+                listed.is_superset(&kept),
+                "lost: {:?}",
+                kept.difference(&listed)
+            );
         }
         while let Some(done) = self.pauses.join_next().await {
             done.expect("somebody who pauses");
@@ -139,7 +144,10 @@ async fn beat(app: Arc<TestApp>, promised: Arc<Promised>, agent: Arc<Agent>) -> 
     let values = format!("/workspaces/{}/secrets/values", agent.id);
     for number in 0.. {
         let task = format!("task {number}");
-        let reply = agent.beat(&app, json!({ "current_task": task })).send().await;
+        let reply = agent
+            .beat(&app, json!({ "current_task": task }))
+            .send()
+            .await;
         if promised.note("a heartbeat", &reply) {
             last = task;
             // The last one is known to be answered.
@@ -175,7 +183,11 @@ async fn pause(app: Arc<TestApp>, promised: Arc<Promised>, id: String) {
     // None after a refusal: it may have been done all the same.
     let mut paused = Some(false);
     for number in 0.. {
-        let (what, after) = if number % 2 == 0 { ("pause", true) } else { ("resume", false) };
+        let (what, after) = if number % 2 == 0 {
+            ("pause", true)
+        } else {
+            ("resume", false)
+        };
         let reply = act(&app, &id, what).await;
         match reply.status {
             200 => {

@@ -34,7 +34,8 @@ async fn fleet(app: &TestApp, size: usize) {
         }
     }
     eventually("everything runs", async || {
-        app.backend.starts().len() == size && count(app, "provision_lease_until IS NOT NULL").await == 0
+        app.backend.starts().len() == size
+            && count(app, "provision_lease_until IS NOT NULL").await == 0
     })
     .await;
     let now = chrono::Utc::now().to_rfc3339();

@@ -137,7 +137,11 @@ async fn what_follows_a_commit_follows_it_also_when_the_client_left() {
     let agent = Agent::online(&app, json!({ "name": "one" })).await;
     assert_eq!(agent.beat(&app, json!({})).send().await.status, 200);
     let path = format!("/workspaces/{}", agent.id);
-    let list = app.get(&format!("{path}/tokens")).bearer(ADMIN).send().await;
+    let list = app
+        .get(&format!("{path}/tokens"))
+        .bearer(ADMIN)
+        .send()
+        .await;
     let token = list.json()["tokens"][0]["id"].as_str().map(str::to_owned);
     let token = token.unwrap_or_else(|| panic!("{}", list.text));
     slow_commits(&app, &["workspaces", "workspace_auth_tokens"]).await;
@@ -157,7 +161,13 @@ async fn what_follows_a_commit_follows_it_also_when_the_client_left() {
     assert_eq!(told, [expected]);
 
     // A token that was revoked does not work any more
-    leave_in_mid_commit(&app, "DELETE", &format!("{path}/tokens/{token}"), &json!({})).await;
+    leave_in_mid_commit(
+        &app,
+        "DELETE",
+        &format!("{path}/tokens/{token}"),
+        &json!({}),
+    )
+    .await;
     eventually("the token is dead", async || {
         agent.beat(&app, json!({})).send().await.status == 401
     })
@@ -168,6 +178,10 @@ async fn what_follows_a_commit_follows_it_also_when_the_client_left() {
     let before = std::time::Instant::now();
     leave_in_mid_commit(&app, "POST", "/workspaces", &json!({ "name": "new" })).await;
     eventually("it is started", async || app.backend.starts().len() == 2).await;
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        before.elapsed()
+    );
     app.shutdown().await;
 }

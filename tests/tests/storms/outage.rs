@@ -169,7 +169,9 @@ async fn readers_of_events_hear_of_what_they_missed_and_of_what_follows() {
     }
 
     // And go on to hear the other server, and are heard by it
-    let mut there = Socket::open(&other, "/ws", &headers).await.expect("a socket");
+    let mut there = Socket::open(&other, "/ws", &headers)
+        .await
+        .expect("a socket");
     assert!(change(&one, &agent, "after").await);
     there.wait_for("WORKSPACE_DEGRADED", &agent.id).await;
     assert!(change(&other, &agent, "and after").await);

@@ -41,8 +41,13 @@ async fn requests_to_a_silent_postgres_end_in_time_and_say_why() {
         vec![
             app.get("/workspaces").bearer(ADMIN),
             app.get(&path).bearer(ADMIN),
-            app.post("/workspaces", json!({ "name": "a" })).bearer(ADMIN),
-            app.post(&format!("{path}/secrets"), json!({ "key": "A", "value": "b" })).bearer(ADMIN),
+            app.post("/workspaces", json!({ "name": "a" }))
+                .bearer(ADMIN),
+            app.post(
+                &format!("{path}/secrets"),
+                json!({ "key": "A", "value": "b" }),
+            )
+            .bearer(ADMIN),
             app.request("POST", &format!("{path}/pause")).bearer(ADMIN),
             app.get("/org/tokens").bearer("a-token-that-was-never-seen"),
             app.delete(&path).bearer(ADMIN),
@@ -68,7 +73,10 @@ async fn requests_to_a_silent_postgres_end_in_time_and_say_why() {
     proxy.set_silent(false);
 
     // Then the same server works
-    eventually("it is ready", async || app.get("/readyz").send().await.status == 200).await;
+    eventually("it is ready", async || {
+        app.get("/readyz").send().await.status == 200
+    })
+    .await;
     eventually("it leads", async || leads(&app).await).await;
     app.create(json!({ "name": "after" })).await;
     app.shutdown().await;
@@ -106,12 +114,22 @@ async fn a_server_ends_in_time_while_its_postgres_is_silent() {
     let (app, proxy, _database) = behind_proxy(bounded()).await;
     // Known by heart after its second heartbeat.
     let agent = external(&app, "far").await;
-    let beat = async || agent.beat(&app, json!({ "current_task": "x" })).send().await.status;
+    let beat = async || {
+        agent
+            .beat(&app, json!({ "current_task": "x" }))
+            .send()
+            .await
+            .status
+    };
     assert_eq!(beat().await, 200);
     proxy.set_silent(true);
     assert_eq!(beat().await, 200);
     let started = Instant::now();
     app.shutdown().await;
     // The bound of the harness is ten seconds.
-    assert!(started.elapsed() < Duration::from_secs(14), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(14),
+        "{:?}",
+        started.elapsed()
+    );
 }

@@ -73,7 +73,10 @@ pub(crate) async fn status(app: &TestApp, id: &str) -> String {
     let path = format!("/workspaces/{id}?include_removed=true");
     let reply = app.get(&path).send().await;
     match reply.status {
-        200 => reply.json()["status"].as_str().unwrap_or_default().to_owned(),
+        200 => reply.json()["status"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         _ => String::new(),
     }
 }
