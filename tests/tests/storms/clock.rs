@@ -24,7 +24,9 @@ fn jump(time: &FakeClock, number: usize) {
 /// Lets a second pass, and waits until the liveness monitor looked at it.
 async fn round(app: &TestApp, time: &FakeClock) {
     time.advance(Duration::from_secs(1));
-    let now = time.now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    let now = time
+        .now()
+        .to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
     eventually("the liveness monitor looks", async || {
         let reply = app.get("/admin/liveness").bearer(ADMIN).send().await;
         reply.json()["subsystems"]["liveness-monitor"]["last_tick_at"] == *now

@@ -71,7 +71,11 @@ async fn take(app: &TestApp, id: &str, step: Step) {
         Step::Heartbeat => agent.beat(app, json!({ "active_tasks": 1 })).send().await,
         Step::Rename => {
             let body = json!({ "name": format!("name {}", uuid::Uuid::new_v4()) });
-            app.request("PATCH", &path).bearer(ADMIN).json(body).send().await
+            app.request("PATCH", &path)
+                .bearer(ADMIN)
+                .json(body)
+                .send()
+                .await
         }
         Step::Delete => {
             let path = format!("{path}?confirm=true");
@@ -135,7 +139,11 @@ async fn any_order_of_changes_on_two_servers_leaves_rows_and_compute_in_agreemen
         let mut ids = Vec::new();
         for index in 0..WORKSPACES {
             let app = &servers[index % 2];
-            ids.push(Agent::online(app, json!({ "name": format!("w{index}") })).await.id);
+            ids.push(
+                Agent::online(app, json!({ "name": format!("w{index}") }))
+                    .await
+                    .id,
+            );
         }
         let mut clients = tokio::task::JoinSet::new();
         for script in scripts {

@@ -1,7 +1,6 @@
 //! Servers that end in the middle of restarts, pauses and sleeps.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use molecule_tests::fake_backend::Fault;
 use molecule_tests::support::{Agent, sql_id};
@@ -84,7 +83,9 @@ on_both_engines! {
                 reply.map_or(0, |reply| reply.status().as_u16())
             });
         }
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        eventually("one of them began", async || {
+            app.database.count("SELECT count(*) FROM workspaces WHERE status <> 'online'").await > 0
+        }).await;
         let backend = app.backend.clone();
         let app = Arc::try_unwrap(app).ok().expect("nobody else has it");
         let (database, dir) = app.shutdown().await;
