@@ -396,6 +396,7 @@ impl Wiring {
                 trusted_canvas(&auth),
             ),
             closing: closing.clone(),
+            supervisor: supervisor.clone(),
         });
         let a2a = A2a::new(
             workspaces.clone(),

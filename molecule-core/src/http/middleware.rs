@@ -34,13 +34,14 @@ use super::measure::{Exchange, Measures, Streaming, method_label};
 use crate::cidr::Cidr;
 use crate::error::Error;
 use crate::redact::Redactor;
+use crate::supervisor::Supervisor;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A caller's own id is kept up to this length.
 /// Routes that wait for an agent; their caller says how long.
 const BOUNDED_BY_CALLER: [&str; 1] = ["/workspaces/:id/a2a"];
 /// A little more than a caller may ask for.
 const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
+/// A caller's own id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The SHA-256 of the credential of a request, if it is known in memory to be
@@ -63,6 +64,8 @@ pub(crate) struct ShellParts {
     pub(crate) guard: Option<TenantGuard>,
     /// Ends streams of events when the server shuts down.
     pub(crate) closing: CancellationToken,
+    /// Owns changes that outlive the client who asked for them.
+    pub(crate) supervisor: Supervisor,
 }
 
 /// What the shell needs. Cheap to clone.
@@ -124,6 +127,20 @@ impl Shell {
         &self.0.parts.redactor
     }
 
+    pub(super) fn supervisor(&self) -> &Supervisor {
+        &self.0.parts.supervisor
+    }
+
+    /// How long most requests may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.parts.timeout
+    }
+
+    /// True for a request whose caller says how long it may take.
+    pub(super) fn is_bounded_by_caller(&self, request: &Request) -> bool {
+        BOUNDED_BY_CALLER.contains(&self.0.label_of(request))
+    }
+
     /// Who asks, and whether they may go on. Answers those who may not.
     fn admit(&self, request: &mut Request, now: Instant, said: &mut Said) -> Option<Response> {
         let parts = &self.0.parts;
@@ -178,11 +195,7 @@ pub(super) async fn shell(
     let (inner, started) = (&*shell.0, Instant::now());
     let id = request_id(request.headers(), &inner.ids);
     let method = method_label(request.method());
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .and_then(|path| inner.labels.get(path.as_str()).copied())
-        .unwrap_or("unmatched");
+    let path = inner.label_of(&request);
     let mut common = (inner.headers).copy_for(headers::is_api(request.uri().path()));
     let span = tracing::info_span!("request", request.id = id.to_str().unwrap_or_default());
     let mut said = Said::default();
@@ -232,6 +245,13 @@ fn finish(exchange: Exchange, mut response: Response) -> Response {
 }
 
 impl Inner {
+    /// Template of the route that takes a request, as the metrics call it.
+    fn label_of(&self, request: &Request) -> &'static str {
+        let path = request.extensions().get::<MatchedPath>();
+        let label = path.and_then(|path| self.labels.get(path.as_str()));
+        label.copied().unwrap_or("unmatched")
+    }
+
     /// How long a request may take.
     fn limit_of(&self, path: &str) -> Duration {
         match BOUNDED_BY_CALLER.contains(&path) {
@@ -248,7 +268,7 @@ async fn within(timeout: Duration, answering: impl Future<Output = Response>) ->
     }
 }
 
-fn failed(cause: &'static str) -> Response {
+pub(super) fn failed(cause: &'static str) -> Response {
     ApiError::from(Error::internal("internal error", anyhow::anyhow!(cause))).into_response()
 }
 

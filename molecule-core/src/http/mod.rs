@@ -3,6 +3,7 @@
 
 mod caller;
 mod cors;
+mod detach;
 mod error;
 mod fallback;
 mod guard;
@@ -43,7 +44,8 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(
     proxies: Proxies,
 ) -> Router {
     let (routes, document) = routes.split_for_parts();
+    let to_the_end = from_fn_with_state(shell.clone(), detach::to_the_end);
     Fallback::new(Templates::of(&document), proxies)
-        .put_behind(routes.with_state(state))
+        .put_behind(routes.with_state(state).layer(to_the_end))
         .layer(from_fn_with_state(shell, middleware::shell))
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -222,10 +223,17 @@ impl Connection {
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(client);
             let under_way = activity.begin(request.version());
+            let is_change = !request.method().is_safe();
             // A router is always ready.
-            let response = router.clone().call(request);
+            let mut response = Box::pin(router.clone().call(request));
+            // A change that arrived whole is begun, even if its client is gone by
+            // now: hyper would drop it without a look.
+            let early = is_change.then(|| (&mut response).now_or_never()).flatten();
             async move {
-                let response = response.await?;
+                let response = match early {
+                    Some(response) => response?,
+                    None => response.await?,
+                };
                 Ok::<_, std::convert::Infallible>(
                     response.map(|body: Body| under_way.until_sent(body)),
                 )

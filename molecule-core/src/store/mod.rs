@@ -168,6 +168,8 @@ impl From<sqlx::Error> for Error {
         match error {
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
+            // A connection that ended in the middle of a word.
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Error::unavailable(error),

@@ -36,6 +36,8 @@ const CRASH_MEMORY: Duration = Duration::from_secs(15 * 60);
 /// A workspace that dies again waits this long, then twice as long, and so on.
 const FIRST_BACKOFF_SECS: i64 = 60;
 const LONGEST_BACKOFF_SECS: i64 = 600;
+/// What another server's clock may be ahead of this one's.
+const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(60);
 /// Restarts of one round begin at most so far apart from their turn.
 const JITTER_MS: u128 = 200;
 
@@ -166,7 +168,8 @@ impl Workspaces {
             return;
         }
         let now = timestamp(&services.clock);
-        let due = match sql::due_restarts(&services.db, now, ROUND).await {
+        let furthest = now + TimeDelta::seconds(LONGEST_BACKOFF_SECS) + CLOCK_SLACK;
+        let due = match sql::due_restarts(&services.db, now, furthest, ROUND).await {
             Ok(due) => due,
             Err(error) => return tracing::warn!(%error, "requested restarts could not be listed"),
         };

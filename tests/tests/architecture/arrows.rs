@@ -26,7 +26,10 @@ const ALLOWED: [(&str, &[&str]); 21] = [
     // The shell and what rooms are built on.
     ("backend", &["config"]),
     ("events", &["redact", "store", "supervisor"]),
-    ("http", &["cidr", "error", "redact", "telemetry"]),
+    (
+        "http",
+        &["cidr", "error", "redact", "supervisor", "telemetry"],
+    ),
     // The domain.
     (
         "a2a",

@@ -30,6 +30,7 @@ fn shell(closing: &CancellationToken, limit: u64) -> Shell {
         trusted_proxies: Vec::new(),
         guard: None,
         closing: closing.clone(),
+        supervisor: Supervisor::new(molecule_hooks::Clock::system()),
     })
 }
 

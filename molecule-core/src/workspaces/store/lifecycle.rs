@@ -97,24 +97,29 @@ pub(in super::super) async fn request_restart(
 }
 
 statement!(
+    /// A time further ahead than any that is written was written before the clock
+    /// was set back.
     DUE_RESTARTS,
     "SELECT id FROM workspaces
-     WHERE restart_requested_at <= $1 AND external = FALSE
+     WHERE (restart_requested_at <= $1 OR restart_requested_at > $3) AND external = FALSE
        AND (provision_lease_until IS NULL OR (status = 'failed' AND provision_lease_until <= $1))
        AND (NOT restart_if_offline OR status = 'offline')
        AND status IN ('provisioning', 'online', 'degraded', 'offline', 'failed')
      ORDER BY restart_requested_at, id LIMIT $2"
 );
 
-/// Requested restarts whose time has come and that nobody works on.
+/// Requested restarts whose time has come and that nobody works on. No request is
+/// meant to wait until after `furthest`.
 pub(in super::super) async fn due_restarts(
     db: &Db,
     now: DateTime<Utc>,
+    furthest: DateTime<Utc>,
     most: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     with_db!(db, |pool| sqlx::query_scalar(DUE_RESTARTS)
         .bind(now)
         .bind(most)
+        .bind(furthest)
         .fetch_all(pool)
         .await)
 }
