@@ -227,6 +227,7 @@ impl Auth {
     async fn read(&self, bearer: &str, hash: TokenHash) -> Result<Option<Arc<LiveToken>>> {
         let revocations = self.tokens.revocations();
         let Some(row) = store::find_live(&self.db, &hash).await.map_err(away)? else {
+            self.tokens.is_unknown(&hash);
             return Ok(None);
         };
         // Minted by an earlier run, perhaps: only its hash was known until now.
@@ -259,11 +260,12 @@ impl Auth {
         self.tokens.revocations()
     }
 
-    /// The credential of a request, if it is known in memory to be valid: whom a
-    /// limit of requests counts. Never asks the database.
+    /// The credential of a request, if it is known in memory to be valid, or to
+    /// have been so not long ago: whom a limit of requests counts. Opens nothing
+    /// and never asks the database.
     pub(crate) fn known_credential(&self, headers: &http::HeaderMap) -> Option<TokenHash> {
         let offered = TokenHash::of(bearer(headers)?);
-        let is_known = self.is_admin(&offered) || self.tokens.get(&offered).is_some();
+        let is_known = self.is_admin(&offered) || self.tokens.is_counted(&offered);
         is_known.then_some(offered)
     }
 

@@ -36,15 +36,15 @@ use crate::error::Error;
 use crate::redact::Redactor;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A caller's own id is kept up to this length.
 /// Routes that wait for an agent; their caller says how long.
 const BOUNDED_BY_CALLER: [&str; 1] = ["/workspaces/:id/a2a"];
 /// A little more than a caller may ask for.
 const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
+/// A caller's own id is kept up to this length.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The SHA-256 of the credential of a request, if it is known in memory to be
-/// valid. Must not look further: it is asked before anybody was counted.
+/// valid, or to have been so not long ago. Must not look further: it is asked before anybody was counted.
 pub(crate) type KnownCredential = Box<dyn Fn(&HeaderMap) -> Option<[u8; 32]> + Send + Sync>;
 
 /// What a [`Shell`] is made of.
