@@ -225,12 +225,18 @@ impl Auth {
 
     /// The value of a new canvas cookie.
     ///
+    /// An org token gets none: nothing ends a cookie before its time, and so it
+    /// would outlive the revocation of the token.
+    ///
     /// # Errors
-    /// 404 `canvas sessions are not enabled` without a canvas or without an
+    /// 403 `org tokens cannot open a canvas session`; 404 `canvas sessions are not enabled` without a canvas or without an
     /// administrator token, whose key signs it.
-    pub(super) fn open_canvas_session(&self) -> Result<molecule_hooks::Secret> {
+    pub(super) fn open_canvas_session(&self, who: &Principal) -> Result<molecule_hooks::Secret> {
         let cookie = self.rules.canvas_cookie.as_ref();
         let cookie = cookie.ok_or_else(|| Error::not_found("canvas sessions are not enabled"))?;
+        if matches!(who, Principal::Org(_)) {
+            return Err(Error::forbidden("org tokens cannot open a canvas session"));
+        }
         let value = cookie.seal(self.clock.now());
         self.redactor.learn_passing(value.expose());
         Ok(value)

@@ -45,7 +45,7 @@ impl Auth {
     /// org token which mints it, if one does.
     ///
     /// # Errors
-    /// 400 for a bad name; 403 `org access denied` when an org token wants another
+    /// 400 for a bad name; 403 for the canvas; 403 `org access denied` when an org token wants another
     /// organisation than its own; 404 `org not found`; 500 `failed to mint token`;
     /// 503.
     pub(super) async fn mint_org_token(
@@ -54,6 +54,7 @@ impl Auth {
         name: Option<String>,
         org_id: Option<Uuid>,
     ) -> Result<MintedOrgToken> {
+        who.check_may_mint()?;
         let name = name.filter(|name| !name.is_empty());
         if let Some(name) = &name {
             check_name(name)?;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::error::{Error, Result};
+
 /// A caller that a gate let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Principal {
@@ -52,6 +54,18 @@ impl Principal {
             Self::Admin | Self::Org(_) | Self::Session { .. } => true,
             Self::Workspace(id) => Some(*id) == workspace,
             Self::Canvas | Self::Open => false,
+        }
+    }
+
+    /// Whether this caller may make tokens. The canvas may not: a token would
+    /// outlive its cookie.
+    ///
+    /// # Errors
+    /// 403 `the canvas cannot mint tokens`.
+    pub(super) fn check_may_mint(&self) -> Result<()> {
+        match self {
+            Self::Canvas => Err(Error::forbidden("the canvas cannot mint tokens")),
+            _ => Ok(()),
         }
     }
 

@@ -59,7 +59,7 @@ impl Room {
     }
 
     async fn token(&self, workspace: Uuid) -> String {
-        let minted = self.auth.mint_workspace_token(workspace).await.unwrap();
+        let minted = self.auth.mint_workspace_token(&Principal::Admin, workspace).await.unwrap();
         minted.expose().to_owned()
     }
 
@@ -210,7 +210,7 @@ async fn a_ticket_works_once_for_a_minute_and_its_workspace() {
 #[tokio::test]
 async fn the_canvas_is_known_without_the_database() {
     let room = Room::strict().await;
-    let cookie = room.auth.open_canvas_session().unwrap();
+    let cookie = room.auth.open_canvas_session(&Principal::Admin).unwrap();
     room.auth.db.close().await;
     let cookie = format!("molecule_canvas={}", cookie.expose());
     let from = |origin: &str| {

@@ -6,7 +6,7 @@ use molecule_hooks::Secret;
 use uuid::Uuid;
 
 use super::store::workspace::WorkspaceTokenRow;
-use super::{Auth, TokenHash, bearer, headers, store};
+use super::{Auth, Principal, TokenHash, bearer, headers, store};
 use crate::error::{Error, Result};
 use crate::store::timestamp;
 
@@ -32,9 +32,14 @@ impl Auth {
     }
 
     /// # Errors
-    /// 404 `workspace not found`; 429 `maximum 50 active tokens per workspace`;
+    /// 403 `the canvas cannot mint tokens`; 404 `workspace not found`; 429 `maximum 50 active tokens per workspace`;
     /// 500 `failed to create token`; 503.
-    pub(super) async fn mint_workspace_token(&self, workspace: Uuid) -> Result<Secret> {
+    pub(super) async fn mint_workspace_token(
+        &self,
+        who: &Principal,
+        workspace: Uuid,
+    ) -> Result<Secret> {
+        who.check_may_mint()?;
         self.mint_unless(workspace, |live| live >= MOST_LIVE)
             .await
             .map_err(|error| error.says("failed to create token"))
