@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use molecule_hooks::{Clock, Secret};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub(crate) use bootstrap::Gate;
@@ -68,6 +69,7 @@ pub(crate) struct Auth {
     uses: Arc<Uses>,
     sessions: Option<Arc<Sessions>>,
     mint_limit: Arc<MintLimit>,
+    supervisor: Supervisor,
     /// Set once the server has had a token; it stays so.
     bootstrapped: Arc<AtomicBool>,
 }
@@ -128,6 +130,7 @@ impl Auth {
             tokens: Arc::new(TokenCache::new()),
             uses: Arc::default(),
             mint_limit: Arc::default(),
+            supervisor: supervisor.clone(),
             bootstrapped: Arc::default(),
         })
     }
@@ -252,6 +255,30 @@ impl Auth {
     pub(crate) fn forget(&self, owner: Uuid) {
         self.tokens.forget(owner);
         self.relay.send(Topic::TokensRevoked, owner.to_string());
+    }
+
+    /// Makes a change of `owner`'s tokens in a task of its own and then forgets
+    /// them, whatever became of it: the client may leave half-way, and an answer of
+    /// the database that was lost may belong to a change that was made. `failed` is
+    /// the text of a change that panicked.
+    async fn change<T: Send + 'static>(
+        &self,
+        owner: Uuid,
+        failed: &'static str,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, outcome) = oneshot::channel();
+        let this = self.clone();
+        self.supervisor.spawn("token-change", async move {
+            let changed = change.await;
+            this.forget(owner);
+            // Nobody listens any more when the client left.
+            let _ = sender.send(changed);
+        });
+        outcome.await.unwrap_or_else(|_| {
+            let cause = anyhow::anyhow!("the change of a token panicked");
+            Err(Error::internal(failed, cause))
+        })
     }
 
     /// Counts what may have ended a credential: who keeps a connection open asks

@@ -224,6 +224,36 @@ async fn the_canvas_is_known_without_the_database() {
 }
 
 #[tokio::test]
+async fn a_revocation_counts_when_its_client_leaves_or_comes_too_late() {
+    let room = Room::strict().await;
+    let workspace = room.workspace().await;
+    let token = room.token(workspace).await;
+    assert!(room.auth.identify(&token).await.unwrap().is_some());
+    let rows = room.auth.workspace_tokens(workspace, 1, 0).await.unwrap();
+    let id = rows[0].id.to_string();
+    {
+        // The client leaves as soon as it has asked.
+        let mut revoking = std::pin::pin!(room.auth.revoke_workspace_token(workspace, &id));
+        let _ = futures_util::poll!(revoking.as_mut());
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while room.auth.identify(&token).await.unwrap().is_some() {
+        assert!(std::time::Instant::now() < deadline, "it still counts");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A second attempt, and one that fails, forget what is known just as well.
+    let before = room.auth.revocations();
+    let again = room.auth.revoke_workspace_token(workspace, &id).await;
+    assert_eq!(again.err().map(|error| error.kind()), Some(Kind::NotFound));
+    let after = room.auth.revocations();
+    assert!(after > before);
+    room.auth.db.close().await;
+    let failed = room.auth.revoke_org_token(&Principal::Admin, &id).await;
+    assert!(failed.is_err());
+    assert!(room.auth.revocations() > after);
+}
+
+#[tokio::test]
 async fn a_request_is_counted_by_what_is_known_of_its_token() {
     let room = Room::strict().await;
     let token = room.token(room.workspace().await).await;

@@ -69,12 +69,15 @@ impl Auth {
     pub(super) async fn revoke_workspace_token(&self, workspace: Uuid, token: &str) -> Result<()> {
         let unknown = || Error::not_found("token not found or already revoked");
         let token = Uuid::try_parse(token).map_err(|_| unknown())?;
-        let now = timestamp(&self.clock);
-        let revoked = store::workspace::revoke(&self.db, token, workspace, now).await;
-        if !revoked.map_err(|error| Error::from(error).says("failed to revoke token"))? {
+        let (db, now) = (self.db.clone(), timestamp(&self.clock));
+        let failed = "failed to revoke token";
+        let revoking = async move {
+            let revoked = store::workspace::revoke(&db, token, workspace, now).await;
+            revoked.map_err(|error| Error::from(error).says(failed))
+        };
+        if !self.change(workspace, failed, revoking).await? {
             return Err(unknown());
         }
-        self.forget(workspace);
         tracing::info!(workspace.id = %workspace, token.id = %token, "workspace token revoked");
         Ok(())
     }
