@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -132,6 +132,7 @@ impl Shell {
             Verdict::Allow(granted) => said.granted = Some(granted),
             Verdict::End(response) => return Some(response),
         }
+        name_host(request);
         let caller = self.identify(request);
         let path = request.uri().path();
         if !headers::is_unlimited(path) {
@@ -250,6 +251,17 @@ async fn within(timeout: Duration, answering: impl Future<Output = Response>) ->
 
 fn failed(cause: &'static str) -> Response {
     ApiError::from(Error::internal("internal error", anyhow::anyhow!(cause))).into_response()
+}
+
+/// Puts the host of HTTP/2, which comes in the request line, where HTTP/1 has it.
+fn name_host(request: &mut Request) {
+    if request.headers().contains_key(HOST) {
+        return;
+    }
+    let authority = request.uri().authority();
+    if let Some(host) = authority.and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        request.headers_mut().insert(HOST, host);
+    }
 }
 
 /// The caller's id if it is short and plain, else a new one.
