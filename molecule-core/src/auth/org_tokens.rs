@@ -24,12 +24,13 @@ pub(super) struct MintedOrgToken {
 }
 
 impl Auth {
-    /// Counts an attempt to mint. None in development, where nothing is limited.
-    pub(super) fn count_mint(&self, who: &Principal) -> Option<Standing> {
+    /// Counts an attempt to mint from `network`. None in development, where nothing
+    /// is limited.
+    pub(super) fn count_mint(&self, who: &Principal, network: &str) -> Option<Standing> {
         if self.is_fail_open() {
             return None;
         }
-        Some(self.mint_limit.count(&who.limit_key(), self.clock.now()))
+        Some(self.mint_limit.count(&who.limit_key(network), self.clock.now()))
     }
 
     /// The live tokens, newest first.

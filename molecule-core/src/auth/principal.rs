@@ -78,10 +78,11 @@ impl Principal {
         }
     }
 
-    /// One name per caller, for limits.
-    pub(super) fn limit_key(&self) -> String {
+    /// One name per caller, for the limit of minting. Holders of org tokens, who
+    /// can make themselves as many as they like, are named by their network.
+    pub(super) fn limit_key(&self, network: &str) -> String {
         match self {
-            Self::Org(token) => format!("org-token:{}", token.id),
+            Self::Org(_) => format!("network:{network}"),
             Self::Session { user_id } => format!("session:{user_id}"),
             other => other.actor(),
         }

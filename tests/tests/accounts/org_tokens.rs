@@ -161,6 +161,11 @@ on_both_engines! {
         assert_eq!(forged.bearer(ADMIN).send().await.status, 429);
         let reply = app.post("/org/tokens", json!({})).bearer(&other).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text);
+        // What it mints is no new caller.
+        assert_eq!(reply.header("x-ratelimit-remaining"), Some("9"));
+        let child = reply.json()["auth_token"].as_str().expect("a token").to_owned();
+        let reply = app.post("/org/tokens", json!({})).bearer(&child).send().await;
+        assert_eq!(reply.header("x-ratelimit-remaining"), Some("8"));
         // Strangers do not use anything up.
         assert_eq!(app.post("/org/tokens", json!({})).send().await.status, 401);
         clock.advance_secs(wait + 1);
