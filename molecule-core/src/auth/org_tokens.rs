@@ -30,7 +30,10 @@ impl Auth {
         if self.is_fail_open() {
             return None;
         }
-        Some(self.mint_limit.count(&who.limit_key(network), self.clock.now()))
+        Some(
+            self.mint_limit
+                .count(&who.limit_key(network), self.clock.now()),
+        )
     }
 
     /// The live tokens, newest first.
@@ -116,7 +119,8 @@ impl Auth {
     ) -> Result<OrgTokenRow> {
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
         check_org(who, org_id)?;
-        let (db, confined_to, failed) = (self.db.clone(), who.confined_to(), "failed to update token");
+        let (db, confined_to, failed) =
+            (self.db.clone(), who.confined_to(), "failed to update token");
         let binding = async move {
             let bound = bind(&db, confined_to, id, org_id).await;
             bound.map_err(|error| error.says(failed))

@@ -59,7 +59,11 @@ impl Room {
     }
 
     async fn token(&self, workspace: Uuid) -> String {
-        let minted = self.auth.mint_workspace_token(&Principal::Admin, workspace).await.unwrap();
+        let minted = self
+            .auth
+            .mint_workspace_token(&Principal::Admin, workspace)
+            .await
+            .unwrap();
         minted.expose().to_owned()
     }
 

@@ -79,7 +79,10 @@ fn drop_own_cookie(headers: &mut HeaderMap) {
             headers.append(COOKIE, line);
             continue;
         }
-        let others: Vec<_> = pairs().filter(|pair| !is_own(pair)).map(<[u8]>::trim_ascii).collect();
+        let others: Vec<_> = pairs()
+            .filter(|pair| !is_own(pair))
+            .map(<[u8]>::trim_ascii)
+            .collect();
         if let Ok(others) = HeaderValue::from_bytes(&others.join(&b"; "[..]))
             && !others.is_empty()
         {
