@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,9 +26,19 @@ use crate::workspaces::Workspaces;
 /// A probe of `/readyz` may take this long.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the answer of a probe is given again.
+const PROBE_COUNTS_FOR: Duration = Duration::from_secs(1);
+
 /// State of every handler. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct App(Arc<Parts>);
+pub(crate) struct App(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    /// The last probe of `/readyz` and when it ended. Held during a probe, so that
+    /// there is one at a time whoever asks.
+    probed: Mutex<Option<(Instant, (bool, bool))>>,
+}
 
 pub(crate) struct Parts {
     pub(crate) a2a: A2a,
@@ -50,11 +62,27 @@ pub(crate) struct Parts {
 
 impl App {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(Inner {
+            parts,
+            probed: Mutex::default(),
+        }))
     }
 
-    /// Whether database and backend answer.
+    /// Whether database and backend answer, or did a moment ago: anybody may ask,
+    /// as often as they like.
     pub(crate) async fn readiness(&self) -> (bool, bool) {
+        let mut probed = self.0.probed.lock().await;
+        if let Some((at, answer)) = *probed
+            && at.elapsed() < PROBE_COUNTS_FOR
+        {
+            return answer;
+        }
+        let answer = self.probe().await;
+        *probed = Some((Instant::now(), answer));
+        answer
+    }
+
+    async fn probe(&self) -> (bool, bool) {
         let database = tokio::time::timeout(PROBE_TIMEOUT, self.db.ping());
         let backend = tokio::time::timeout(PROBE_TIMEOUT, self.backend.check());
         let (database, backend) = tokio::join!(database, backend);
@@ -66,7 +94,7 @@ impl std::ops::Deref for App {
     type Target = Parts;
 
     fn deref(&self) -> &Parts {
-        &self.0
+        &self.0.parts
     }
 }
 

@@ -19,6 +19,9 @@ const ENTRIES: u64 = 100_000;
 /// Revocations empty the cache at once, on other servers by their notice. This
 /// bounds what a server may miss that died before it could send one.
 const LIFETIME: Duration = Duration::from_secs(120);
+/// How long a token that was found to be live is still counted as itself by a limit
+/// of requests. It opens nothing.
+const COUNTED_FOR: Duration = Duration::from_secs(60 * 60);
 /// `last_used_at` is written at most this often per token.
 const NOTE_EVERY_SECS: i64 = 60;
 
@@ -78,6 +81,10 @@ impl LiveToken {
 /// The tokens in memory.
 pub(super) struct TokenCache {
     live: Cache<TokenHash, Arc<LiveToken>>,
+    /// Longer than `live`, and only for limits of requests: whoever shares an
+    /// address with others must not be refused for them before anybody has looked
+    /// the token up again.
+    counted: Cache<TokenHash, ()>,
     owners: Mutex<Owners>,
 }
 
@@ -97,12 +104,27 @@ impl TokenCache {
                 .max_capacity(ENTRIES)
                 .time_to_live(LIFETIME)
                 .build(),
+            counted: Cache::builder()
+                .max_capacity(ENTRIES)
+                .time_to_live(COUNTED_FOR)
+                .build(),
             owners: Mutex::default(),
         }
     }
 
     pub(super) fn get(&self, hash: &TokenHash) -> Option<Arc<LiveToken>> {
         self.live.get(hash)
+    }
+
+    /// True for a token that was live not long ago and was not revoked since, as far
+    /// as this server knows. Says who is counted, never who is let in.
+    pub(super) fn is_counted(&self, hash: &TokenHash) -> bool {
+        self.live.contains_key(hash) || self.counted.contains_key(hash)
+    }
+
+    /// The database knows no such live token.
+    pub(super) fn is_unknown(&self, hash: &TokenHash) {
+        self.counted.invalidate(hash);
     }
 
     /// Ask before reading a row, and hand it to [`insert`](Self::insert).
@@ -119,13 +141,17 @@ impl TokenCache {
         if owners.hashes.len() as u64 >= ENTRIES {
             // The index keeps what the cache let go of; starting over is rare and
             // costs one query per token.
-            self.empty(&mut owners);
+            for hash in owners.hashes.drain().flat_map(|(_, hashes)| hashes) {
+                self.live.invalidate(&hash);
+                self.counted.invalidate(&hash);
+            }
         }
         let known = owners.hashes.entry(token.owner()).or_default();
         if !known.contains(&hash) {
-            known.retain(|hash| self.live.contains_key(hash));
+            known.retain(|hash| self.is_counted(hash));
             known.push(hash);
         }
+        self.counted.insert(hash, ());
         self.live.insert(hash, token);
     }
 
@@ -135,20 +161,18 @@ impl TokenCache {
         owners.revocations += 1;
         for hash in owners.hashes.remove(&owner).unwrap_or_default() {
             self.live.invalidate(&hash);
+            self.counted.invalidate(&hash);
         }
     }
 
-    /// Drops everything.
+    /// Drops everything that opens a door. Who is counted stays: a notice that was
+    /// perhaps missed is no reason to refuse everybody behind a busy address.
     pub(super) fn clear(&self) {
         let mut owners = self.owners();
         owners.revocations += 1;
-        self.empty(&mut owners);
-    }
-
-    /// One by one: `invalidate_all` goes by time stamps, which may be equal.
-    fn empty(&self, owners: &mut Owners) {
-        for hash in owners.hashes.drain().flat_map(|(_, hashes)| hashes) {
-            self.live.invalidate(&hash);
+        // One by one: `invalidate_all` goes by time stamps, which may be equal.
+        for hash in owners.hashes.values().flatten() {
+            self.live.invalidate(hash);
         }
     }
 
@@ -205,6 +229,20 @@ mod tests {
             cache.hear(notice);
             assert!(entries.iter().all(|(_, hash)| cache.get(hash).is_none()));
         }
+    }
+
+    #[test]
+    fn who_is_counted_outlives_what_opens_and_ends_with_the_revocation() {
+        let (cache, [(one, hash), (_, other)]) = filled();
+        cache.clear();
+        assert!(cache.get(&hash).is_none());
+        assert!(cache.is_counted(&hash) && cache.is_counted(&other));
+        cache.forget(one);
+        assert!(!cache.is_counted(&hash));
+        assert!(cache.is_counted(&other));
+        cache.is_unknown(&other);
+        assert!(!cache.is_counted(&other));
+        assert!(!cache.is_counted(&TokenHash::of("never seen")));
     }
 
     #[test]

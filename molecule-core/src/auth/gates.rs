@@ -2,6 +2,7 @@
 //! calls unsafe: who is let in where, and what the others are told.
 
 use http::HeaderMap;
+use http::header::ORIGIN;
 use uuid::Uuid;
 
 use super::session::Verdict;
@@ -134,16 +135,28 @@ impl Auth {
     }
 
     fn has_known_origin(&self, headers: &HeaderMap) -> bool {
-        let origin = headers.get(http::header::ORIGIN);
-        let Some(origin) = origin.and_then(|value| value.to_str().ok()) else {
+        let Some(origin) = origin(headers) else {
             return false;
         };
-        let origin = origin.trim().to_ascii_lowercase();
-        let listed = &self.rules.cors_origins;
         DEVELOPMENT_ORIGINS.contains(&origin.as_str())
-            || listed
-                .iter()
-                .any(|known| *known == origin || known.as_str() == "*")
+            || self.lists(&origin)
+            || self.rules.cors_origins.iter().any(|known| known == "*")
+    }
+
+    /// True for an origin that the configuration names; `*` names nobody.
+    fn lists(&self, origin: &str) -> bool {
+        let mut listed = self.rules.cors_origins.iter().filter(|known| *known != "*");
+        listed.any(|known| known.trim().eq_ignore_ascii_case(origin))
+    }
+
+    /// True when the browser says that a page made the request which is neither of
+    /// this server nor of an origin that the configuration names. A visitor's cookies
+    /// come along without the visitor having asked for anything.
+    fn is_of_foreign_page(&self, headers: &HeaderMap) -> bool {
+        let external_host = self.rules.external_host.as_deref();
+        headers.contains_key(ORIGIN)
+            && !headers::is_same_origin(headers, external_host)
+            && !origin(headers).is_some_and(|origin| self.lists(&origin))
     }
 
     /// The discovery gate and that of `/state` (§2.8 with §8.7): a token of
@@ -225,23 +238,40 @@ impl Auth {
 
     /// The value of a new canvas cookie.
     ///
+    /// An org token gets none: nothing ends a cookie before its time, and so it
+    /// would outlive the revocation of the token.
+    ///
     /// # Errors
-    /// 404 `canvas sessions are not enabled` without a canvas or without an
+    /// 403 `org tokens cannot open a canvas session`; 404 `canvas sessions are not enabled` without a canvas or without an
     /// administrator token, whose key signs it.
-    pub(super) fn open_canvas_session(&self) -> Result<molecule_hooks::Secret> {
+    pub(super) fn open_canvas_session(&self, who: &Principal) -> Result<molecule_hooks::Secret> {
         let cookie = self.rules.canvas_cookie.as_ref();
         let cookie = cookie.ok_or_else(|| Error::not_found("canvas sessions are not enabled"))?;
+        if matches!(who, Principal::Org(_)) {
+            return Err(Error::forbidden("org tokens cannot open a canvas session"));
+        }
         let value = cookie.seal(self.clock.now());
         self.redactor.learn_passing(value.expose());
         Ok(value)
     }
 
-    /// What the control plane says of the session in this request.
+    /// What the control plane says of the session in this request. A page of
+    /// another site presents none, whatever its visitor's browser sends along.
     async fn session(&self, headers: &HeaderMap) -> Result<Verdict> {
         match &self.sessions {
             // Boxed: agents have no sessions.
-            Some(sessions) => Box::pin(sessions.verify(headers)).await,
-            None => Ok(Verdict::NotPresented),
+            Some(sessions) if !self.is_of_foreign_page(headers) => {
+                Box::pin(sessions.verify(headers)).await
+            }
+            Some(_) | None => Ok(Verdict::NotPresented),
         }
     }
+}
+
+/// The origin of a request in lower case, when there is exactly one.
+fn origin(headers: &HeaderMap) -> Option<String> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let origin = origins.next()?.to_str().ok()?;
+    let is_only = origins.next().is_none();
+    is_only.then(|| origin.trim().to_ascii_lowercase())
 }

@@ -9,7 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// Mints per window.
 pub(super) const LIMIT: u64 = 10;
 const WINDOW: TimeDelta = TimeDelta::hours(1);
-/// Callers remembered at most; one more is refused until a window ends.
+/// Callers remembered at most; one more takes the place of the one that came first,
+/// so that nobody can fill all places and lock the administrator out.
 const CALLERS: usize = 10_000;
 
 /// Counts per caller. Callers are validated before they are counted.
@@ -47,15 +48,19 @@ impl MintLimit {
             remaining,
             reset_secs: u64::try_from((began + WINDOW - now).num_seconds()).unwrap_or_default(),
         };
-        let is_full = windows.len() >= CALLERS;
         match windows.get_mut(caller) {
             Some(window) if window.used >= LIMIT => standing(false, 0, window.began),
             Some(window) => {
                 window.used += 1;
                 standing(true, LIMIT - window.used, window.began)
             }
-            None if is_full => standing(false, 0, now),
             None => {
+                if windows.len() >= CALLERS
+                    && let Some(first) = windows.iter().min_by_key(|(_, window)| window.began)
+                {
+                    let first = first.0.clone();
+                    windows.remove(&first);
+                }
                 let window = Window {
                     began: now,
                     used: 1,
@@ -96,14 +101,16 @@ mod tests {
             let mut windows = limit.0.lock().unwrap();
             for n in 0..CALLERS {
                 let window = Window {
-                    began: start,
-                    used: 1,
+                    began: start + TimeDelta::milliseconds(n as i64),
+                    used: LIMIT,
                 };
                 windows.insert(n.to_string(), window);
             }
         }
-        assert!(!limit.count("one more", start).allowed);
-        assert!(limit.count("7", start).allowed);
-        assert!(limit.count("one more", start + TimeDelta::hours(1)).allowed);
+        let later = start + TimeDelta::minutes(1);
+        assert!(limit.count("one more", later).allowed);
+        assert_eq!(limit.0.lock().unwrap().len(), CALLERS);
+        assert!(!limit.count("7", later).allowed, "still known");
+        assert!(limit.count("0", later).allowed, "the first made room");
     }
 }

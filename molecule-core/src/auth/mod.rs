@@ -29,9 +29,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use molecule_hooks::{Clock, Secret};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub(crate) use bootstrap::Gate;
+pub(crate) use canvas_cookie::NAME as CANVAS_COOKIE;
 pub(crate) use extract::{AdminAuth, CanvasOrBearer, HasAuth, WorkspaceAuth};
 pub(crate) use headers::{bearer, caller_id};
 pub(crate) use principal::Principal;
@@ -68,6 +70,7 @@ pub(crate) struct Auth {
     uses: Arc<Uses>,
     sessions: Option<Arc<Sessions>>,
     mint_limit: Arc<MintLimit>,
+    supervisor: Supervisor,
     /// Set once the server has had a token; it stays so.
     bootstrapped: Arc<AtomicBool>,
 }
@@ -128,6 +131,7 @@ impl Auth {
             tokens: Arc::new(TokenCache::new()),
             uses: Arc::default(),
             mint_limit: Arc::default(),
+            supervisor: supervisor.clone(),
             bootstrapped: Arc::default(),
         })
     }
@@ -227,6 +231,7 @@ impl Auth {
     async fn read(&self, bearer: &str, hash: TokenHash) -> Result<Option<Arc<LiveToken>>> {
         let revocations = self.tokens.revocations();
         let Some(row) = store::find_live(&self.db, &hash).await.map_err(away)? else {
+            self.tokens.is_unknown(&hash);
             return Ok(None);
         };
         // Minted by an earlier run, perhaps: only its hash was known until now.
@@ -253,17 +258,42 @@ impl Auth {
         self.relay.send(Topic::TokensRevoked, owner.to_string());
     }
 
+    /// Makes a change of `owner`'s tokens in a task of its own and then forgets
+    /// them, whatever became of it: the client may leave half-way, and an answer of
+    /// the database that was lost may belong to a change that was made. `failed` is
+    /// the text of a change that panicked.
+    async fn change<T: Send + 'static>(
+        &self,
+        owner: Uuid,
+        failed: &'static str,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, outcome) = oneshot::channel();
+        let this = self.clone();
+        self.supervisor.spawn("token-change", async move {
+            let changed = change.await;
+            this.forget(owner);
+            // Nobody listens any more when the client left.
+            let _ = sender.send(changed);
+        });
+        outcome.await.unwrap_or_else(|_| {
+            let cause = anyhow::anyhow!("the change of a token panicked");
+            Err(Error::internal(failed, cause))
+        })
+    }
+
     /// Counts what may have ended a credential: who keeps a connection open asks
     /// again when it changes.
     pub(crate) fn revocations(&self) -> u64 {
         self.tokens.revocations()
     }
 
-    /// The credential of a request, if it is known in memory to be valid: whom a
-    /// limit of requests counts. Never asks the database.
+    /// The credential of a request, if it is known in memory to be valid, or to
+    /// have been so not long ago: whom a limit of requests counts. Opens nothing
+    /// and never asks the database.
     pub(crate) fn known_credential(&self, headers: &http::HeaderMap) -> Option<TokenHash> {
         let offered = TokenHash::of(bearer(headers)?);
-        let is_known = self.is_admin(&offered) || self.tokens.get(&offered).is_some();
+        let is_known = self.is_admin(&offered) || self.tokens.is_counted(&offered);
         is_known.then_some(offered)
     }
 

@@ -8,7 +8,7 @@ use super::store::org::{NewOrgToken, OrgTokenRow};
 use super::token::prefix;
 use super::{Auth, Principal, store};
 use crate::error::{Error, Result};
-use crate::store::{Tx, timestamp};
+use crate::store::{Db, Tx, timestamp};
 
 /// Tokens a list shows at most.
 const MOST_LISTED: i64 = 500;
@@ -24,12 +24,16 @@ pub(super) struct MintedOrgToken {
 }
 
 impl Auth {
-    /// Counts an attempt to mint. None in development, where nothing is limited.
-    pub(super) fn count_mint(&self, who: &Principal) -> Option<Standing> {
+    /// Counts an attempt to mint from `network`. None in development, where nothing
+    /// is limited.
+    pub(super) fn count_mint(&self, who: &Principal, network: &str) -> Option<Standing> {
         if self.is_fail_open() {
             return None;
         }
-        Some(self.mint_limit.count(&who.limit_key(), self.clock.now()))
+        Some(
+            self.mint_limit
+                .count(&who.limit_key(network), self.clock.now()),
+        )
     }
 
     /// The live tokens, newest first.
@@ -45,7 +49,7 @@ impl Auth {
     /// org token which mints it, if one does.
     ///
     /// # Errors
-    /// 400 for a bad name; 403 `org access denied` when an org token wants another
+    /// 400 for a bad name; 403 for the canvas; 403 `org access denied` when an org token wants another
     /// organisation than its own; 404 `org not found`; 500 `failed to mint token`;
     /// 503.
     pub(super) async fn mint_org_token(
@@ -54,6 +58,7 @@ impl Auth {
         name: Option<String>,
         org_id: Option<Uuid>,
     ) -> Result<MintedOrgToken> {
+        who.check_may_mint()?;
         let name = name.filter(|name| !name.is_empty());
         if let Some(name) = &name {
             check_name(name)?;
@@ -103,7 +108,8 @@ impl Auth {
     /// Binds a live token to an organisation, or to none.
     ///
     /// # Errors
-    /// 403 `org access denied` as for minting; 404 `org not found` or `token not
+    /// 403 `org access denied` as for minting, and when an org token wants to change
+    /// one of another organisation; 404 `org not found` or `token not
     /// found or already revoked`; 500 `failed to update token`; 503.
     pub(super) async fn bind_org_token(
         &self,
@@ -113,17 +119,13 @@ impl Auth {
     ) -> Result<OrgTokenRow> {
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
         check_org(who, org_id)?;
-        let bound = async {
-            let mut tx = self.db.begin().await?;
-            require_org(&mut tx, org_id).await?;
-            let row = store::org::set_org(&mut tx, id, org_id).await?;
-            tx.commit().await?;
-            row.ok_or_else(unknown)
+        let (db, confined_to, failed) =
+            (self.db.clone(), who.confined_to(), "failed to update token");
+        let binding = async move {
+            let bound = bind(&db, confined_to, id, org_id).await;
+            bound.map_err(|error| error.says(failed))
         };
-        let row = bound
-            .await
-            .map_err(|error| error.says("failed to update token"))?;
-        self.forget(id);
+        let row = self.change(id, failed, binding).await?;
         tracing::info!(token.id = %id, actor = who.actor(), "org token bound");
         Ok(row)
     }
@@ -132,11 +134,15 @@ impl Auth {
     /// 404 `token not found or already revoked`; 500 `failed to revoke`; 503.
     pub(super) async fn revoke_org_token(&self, who: &Principal, id: &str) -> Result<Uuid> {
         let id = Uuid::try_parse(id).map_err(|_| unknown())?;
-        let revoked = store::org::revoke(&self.db, id, timestamp(&self.clock)).await;
-        if !revoked.map_err(|error| Error::from(error).says("failed to revoke"))? {
+        let (db, now) = (self.db.clone(), timestamp(&self.clock));
+        let failed = "failed to revoke";
+        let revoking = async move {
+            let revoked = store::org::revoke(&db, id, now).await;
+            revoked.map_err(|error| Error::from(error).says(failed))
+        };
+        if !self.change(id, failed, revoking).await? {
             return Err(unknown());
         }
-        self.forget(id);
         tracing::info!(token.id = %id, actor = who.actor(), "org token revoked");
         Ok(id)
     }
@@ -149,6 +155,26 @@ fn check_org(who: &Principal, org_id: Option<Uuid>) -> Result<()> {
         Some(own) if own != org_id => Err(Error::forbidden("org access denied")),
         _ => Ok(()),
     }
+}
+
+async fn bind(
+    db: &Db,
+    confined_to: Option<Option<Uuid>>,
+    id: Uuid,
+    org_id: Option<Uuid>,
+) -> Result<OrgTokenRow> {
+    let mut tx = db.begin().await?;
+    require_org(&mut tx, org_id).await?;
+    if let Some(own) = confined_to {
+        // Locked, so that it is still bound so when it is changed.
+        let bound = store::org::lock(&mut tx, id).await?.ok_or_else(unknown)?;
+        if bound != own {
+            return Err(Error::forbidden("org access denied"));
+        }
+    }
+    let row = store::org::set_org(&mut tx, id, org_id).await?;
+    tx.commit().await?;
+    row.ok_or_else(unknown)
 }
 
 async fn require_org(tx: &mut Tx, org_id: Option<Uuid>) -> Result<()> {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::error::{Error, Result};
+
 /// A caller that a gate let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Principal {
@@ -55,6 +57,18 @@ impl Principal {
         }
     }
 
+    /// Whether this caller may make tokens. The canvas may not: a token would
+    /// outlive its cookie.
+    ///
+    /// # Errors
+    /// 403 `the canvas cannot mint tokens`.
+    pub(super) fn check_may_mint(&self) -> Result<()> {
+        match self {
+            Self::Canvas => Err(Error::forbidden("the canvas cannot mint tokens")),
+            _ => Ok(()),
+        }
+    }
+
     /// The organisation this caller is confined to; the outer none is no
     /// confinement.
     pub(super) fn confined_to(&self) -> Option<Option<Uuid>> {
@@ -64,10 +78,11 @@ impl Principal {
         }
     }
 
-    /// One name per caller, for limits.
-    pub(super) fn limit_key(&self) -> String {
+    /// One name per caller, for the limit of minting. Holders of org tokens, who
+    /// can make themselves as many as they like, are named by their network.
+    pub(super) fn limit_key(&self, network: &str) -> String {
         match self {
-            Self::Org(token) => format!("org-token:{}", token.id),
+            Self::Org(_) => format!("network:{network}"),
             Self::Session { user_id } => format!("session:{user_id}"),
             other => other.actor(),
         }

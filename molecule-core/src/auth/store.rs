@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::token::TokenHash;
-use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
+use crate::store::{Db, Tx, from_row, is_deadlock, statement, with_db, with_tx};
 
 /// A live token of either kind.
 pub(super) struct TokenRow {
@@ -59,9 +59,24 @@ statement!(
 /// A token that was used: its id, whether it is a workspace's, and when.
 pub(super) type Use = (Uuid, bool, DateTime<Utc>);
 
-/// Writes when tokens were used, in one transaction. Give them in order, so that
-/// two servers cannot lock each other out.
+/// Uses written in one transaction.
+const USES_AT_ONCE: usize = 50;
+
+/// Writes when tokens were used, some at a time. Give them in order, so that two
+/// servers cannot lock each other out. What revokes the tokens of a workspace
+/// knows no such order: a transaction that the database gave up for one of those
+/// is begun once more.
 pub(super) async fn touch(db: &Db, uses: &[Use]) -> sqlx::Result<()> {
+    for some in uses.chunks(USES_AT_ONCE) {
+        match touch_some(db, some).await {
+            Err(error) if is_deadlock(&error) => touch_some(db, some).await?,
+            touched => touched?,
+        }
+    }
+    Ok(())
+}
+
+async fn touch_some(db: &Db, uses: &[Use]) -> sqlx::Result<()> {
     let mut tx = db.begin().await?;
     for (id, of_workspace, at) in uses {
         let statement = match of_workspace {

@@ -59,7 +59,11 @@ impl Room {
     }
 
     async fn token(&self, workspace: Uuid) -> String {
-        let minted = self.auth.mint_workspace_token(workspace).await.unwrap();
+        let minted = self
+            .auth
+            .mint_workspace_token(&Principal::Admin, workspace)
+            .await
+            .unwrap();
         minted.expose().to_owned()
     }
 
@@ -210,7 +214,7 @@ async fn a_ticket_works_once_for_a_minute_and_its_workspace() {
 #[tokio::test]
 async fn the_canvas_is_known_without_the_database() {
     let room = Room::strict().await;
-    let cookie = room.auth.open_canvas_session().unwrap();
+    let cookie = room.auth.open_canvas_session(&Principal::Admin).unwrap();
     room.auth.db.close().await;
     let cookie = format!("molecule_canvas={}", cookie.expose());
     let from = |origin: &str| {
@@ -221,6 +225,36 @@ async fn the_canvas_is_known_without_the_database() {
     assert!(!from("http://elsewhere:1"));
     let bare = headers(&[("host", "here:1"), ("origin", "http://here:1")]);
     assert!(!room.auth.is_trusted_canvas(&bare));
+}
+
+#[tokio::test]
+async fn a_revocation_counts_when_its_client_leaves_or_comes_too_late() {
+    let room = Room::strict().await;
+    let workspace = room.workspace().await;
+    let token = room.token(workspace).await;
+    assert!(room.auth.identify(&token).await.unwrap().is_some());
+    let rows = room.auth.workspace_tokens(workspace, 1, 0).await.unwrap();
+    let id = rows[0].id.to_string();
+    {
+        // The client leaves as soon as it has asked.
+        let mut revoking = std::pin::pin!(room.auth.revoke_workspace_token(workspace, &id));
+        let _ = futures_util::poll!(revoking.as_mut());
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while room.auth.identify(&token).await.unwrap().is_some() {
+        assert!(std::time::Instant::now() < deadline, "it still counts");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A second attempt, and one that fails, forget what is known just as well.
+    let before = room.auth.revocations();
+    let again = room.auth.revoke_workspace_token(workspace, &id).await;
+    assert_eq!(again.err().map(|error| error.kind()), Some(Kind::NotFound));
+    let after = room.auth.revocations();
+    assert!(after > before);
+    room.auth.db.close().await;
+    let failed = room.auth.revoke_org_token(&Principal::Admin, &id).await;
+    assert!(failed.is_err());
+    assert!(room.auth.revocations() > after);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use molecule_hooks::Secret;
 use uuid::Uuid;
 
 use super::store::workspace::WorkspaceTokenRow;
-use super::{Auth, TokenHash, bearer, headers, store};
+use super::{Auth, Principal, TokenHash, bearer, headers, store};
 use crate::error::{Error, Result};
 use crate::store::timestamp;
 
@@ -32,9 +32,14 @@ impl Auth {
     }
 
     /// # Errors
-    /// 404 `workspace not found`; 429 `maximum 50 active tokens per workspace`;
+    /// 403 `the canvas cannot mint tokens`; 404 `workspace not found`; 429 `maximum 50 active tokens per workspace`;
     /// 500 `failed to create token`; 503.
-    pub(super) async fn mint_workspace_token(&self, workspace: Uuid) -> Result<Secret> {
+    pub(super) async fn mint_workspace_token(
+        &self,
+        who: &Principal,
+        workspace: Uuid,
+    ) -> Result<Secret> {
+        who.check_may_mint()?;
         self.mint_unless(workspace, |live| live >= MOST_LIVE)
             .await
             .map_err(|error| error.says("failed to create token"))
@@ -64,12 +69,15 @@ impl Auth {
     pub(super) async fn revoke_workspace_token(&self, workspace: Uuid, token: &str) -> Result<()> {
         let unknown = || Error::not_found("token not found or already revoked");
         let token = Uuid::try_parse(token).map_err(|_| unknown())?;
-        let now = timestamp(&self.clock);
-        let revoked = store::workspace::revoke(&self.db, token, workspace, now).await;
-        if !revoked.map_err(|error| Error::from(error).says("failed to revoke token"))? {
+        let (db, now) = (self.db.clone(), timestamp(&self.clock));
+        let failed = "failed to revoke token";
+        let revoking = async move {
+            let revoked = store::workspace::revoke(&db, token, workspace, now).await;
+            revoked.map_err(|error| Error::from(error).says(failed))
+        };
+        if !self.change(workspace, failed, revoking).await? {
             return Err(unknown());
         }
-        self.forget(workspace);
         tracing::info!(workspace.id = %workspace, token.id = %token, "workspace token revoked");
         Ok(())
     }

@@ -143,6 +143,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     let mut config = decode(root, &mut problems);
     tier_limits(&mut config, &sources.env, &mut problems);
     secret_files(&mut config, &mut problems);
+    trim_admin_token(&mut config);
     previous_keys_file(&mut config, &mut problems);
     config.hooks.env = sources.env;
     // What could not be read may well hold what is missed here.
@@ -338,6 +339,17 @@ fn secret_files(config: &mut Config, problems: &mut Vec<String>) {
             Ok(text) => *value = Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
             Err(problem) => problems.push(format!("{field}_file: {problem}")),
         }
+    }
+}
+
+/// A bearer is trimmed before it is compared; a token with a space at its end would
+/// let nobody in.
+fn trim_admin_token(config: &mut Config) {
+    if let Some(token) = &mut config.auth.admin_token
+        && token.expose().trim() != token.expose()
+    {
+        let trimmed = Secret::new(token.expose().trim());
+        *token = trimmed;
     }
 }
 

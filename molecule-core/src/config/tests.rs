@@ -130,9 +130,15 @@ fn a_set_but_invalid_key_is_fatal_everywhere() {
 }
 
 #[test]
+fn the_administrator_token_is_trimmed_as_a_bearer_is() {
+    let config = load("auth: { admin_token: ' from-the-file ' }", &[DEV]).unwrap();
+    assert_eq!(config.auth.admin_token.unwrap().expose(), "from-the-file");
+}
+
+#[test]
 fn a_secret_file_is_read_and_not_mixed_with_the_value() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "token-from-a-file").unwrap();
+    writeln!(file, " token-from-a-file \t").unwrap();
     let path = file.path().to_str().unwrap();
     let config = load("", &[DEV, ("ADMIN_TOKEN_FILE", path)]).unwrap();
     assert_eq!(

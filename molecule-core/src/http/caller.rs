@@ -71,6 +71,27 @@ impl Caller {
     }
 }
 
+/// The network a request came from, whatever credential it has, as a name for
+/// limits of their own.
+pub(crate) struct Network(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for Network {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let client = parts.extensions.get::<Client>();
+        let network = client.map_or(Caller::Unknown, |client| Caller::of(client.address));
+        Ok(Self(match network {
+            Caller::V4(address) => std::net::Ipv4Addr::from(address).to_string(),
+            Caller::V6([a, b, c, d, e, f, g, h]) => {
+                let [a, b, c, d] = [[a, b], [c, d], [e, f], [g, h]].map(u16::from_be_bytes);
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            }
+            Caller::Credential(_) | Caller::Unknown => "unknown".to_owned(),
+        }))
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = std::convert::Infallible;
 

@@ -8,9 +8,10 @@ const ORG_ID: HeaderName = HeaderName::from_static("x-molecule-org-id");
 const REPLAY_SOURCE: HeaderName = HeaderName::from_static("fly-replay-src");
 
 /// For health checks and for agents, which know no organisation.
-const EXEMPT: [&str; 4] = [
+const EXEMPT: [&str; 5] = [
     "/health",
     "/metrics",
+    "/readyz",
     "/registry/heartbeat",
     "/registry/register",
 ];

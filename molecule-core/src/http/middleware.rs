@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -45,7 +45,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
 /// The SHA-256 of the credential of a request, if it is known in memory to be
-/// valid. Must not look further: it is asked before anybody was counted.
+/// valid, or to have been so not long ago. Must not look further: it is asked before anybody was counted.
 pub(crate) type KnownCredential = Box<dyn Fn(&HeaderMap) -> Option<[u8; 32]> + Send + Sync>;
 
 /// What a [`Shell`] is made of.
@@ -149,6 +149,7 @@ impl Shell {
             Verdict::Allow(granted) => said.granted = Some(granted),
             Verdict::End(response) => return Some(response),
         }
+        name_host(request);
         let caller = self.identify(request);
         let path = request.uri().path();
         if !headers::is_unlimited(path) {
@@ -270,6 +271,17 @@ async fn within(timeout: Duration, answering: impl Future<Output = Response>) ->
 
 pub(super) fn failed(cause: &'static str) -> Response {
     ApiError::from(Error::internal("internal error", anyhow::anyhow!(cause))).into_response()
+}
+
+/// Puts the host of HTTP/2, which comes in the request line, where HTTP/1 has it.
+fn name_host(request: &mut Request) {
+    if request.headers().contains_key(HOST) {
+        return;
+    }
+    let authority = request.uri().authority();
+    if let Some(host) = authority.and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
+        request.headers_mut().insert(HOST, host);
+    }
 }
 
 /// The caller's id if it is short and plain, else a new one.

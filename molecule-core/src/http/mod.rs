@@ -22,6 +22,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use caller::Network;
 pub(crate) use cors::Cors;
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
 pub(crate) use guard::{TenantGuard, TrustedCanvas};

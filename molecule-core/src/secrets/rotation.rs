@@ -12,7 +12,7 @@ use super::Cipher;
 use super::cipher::{HEAD_BYTES, Protection, protection};
 use super::model::Scope;
 use super::store::rotation::{self as store, StoredRow, Table};
-use super::{CipherError, Sealed, aad};
+use super::{CipherError, FingerprintError, Fingerprints, Sealed, aad};
 use crate::store::Db;
 
 /// Rows read at once.
@@ -120,7 +120,23 @@ impl Rotation {
                 .unreadable
                 .extend(outcome.named.into_iter().take(room));
         }
+        if !dry && self.cipher.is_on() {
+            self.seal_fingerprint_key().await?;
+        }
         Ok(rotated)
+    }
+
+    /// No secret, and nothing is lost with it but comparisons: one that cannot be
+    /// opened does not make the rotation incomplete.
+    async fn seal_fingerprint_key(&self) -> sqlx::Result<()> {
+        match Fingerprints::seal_again(&self.db, &self.cipher).await {
+            Ok(()) => Ok(()),
+            Err(FingerprintError::Store(error)) => Err(error),
+            Err(FingerprintError::Cipher(error)) => {
+                tracing::warn!(%error, "the key for hashes of values was not sealed again");
+                Ok(())
+            }
+        }
     }
 
     /// Goes through a table once.

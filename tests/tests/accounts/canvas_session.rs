@@ -104,6 +104,41 @@ async fn only_an_administrator_opens_one_and_another_token_signs_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_outlives_a_revoked_org_token_or_the_cookie() {
+    let app = with_canvas().start().await;
+    let agent = Agent::start(&app, json!({ "name": "one" })).await;
+    let minted = app
+        .post("/org/tokens", json!({}))
+        .bearer(ADMIN)
+        .send()
+        .await;
+    let org = minted.json()["auth_token"]
+        .as_str()
+        .expect("a token")
+        .to_owned();
+    // An org token opens no session that would count after its revocation.
+    let reply = app
+        .request("POST", "/canvas/session")
+        .bearer(&org)
+        .send()
+        .await;
+    assert!(reply.header("set-cookie").is_none());
+    reply.assert_error(403, "org tokens cannot open a canvas session");
+    // The cookie makes no token that would count after its end.
+    let cookie = open(&app).await;
+    let path = format!("/workspaces/{}/tokens", agent.id);
+    let mint = || app.request("POST", &path);
+    let reply = mint().header("cookie", &cookie).header("origin", &app.url);
+    reply
+        .send()
+        .await
+        .assert_error(403, "the canvas cannot mint tokens");
+    let reply = mint().bearer(&org).send().await;
+    assert_eq!(reply.status, 201, "{}", reply.text);
+    assert_eq!(status_with(&app, &agent, &cookie).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_canvas_or_an_administrator_there_is_no_cookie() {
     let with = with_canvas().start().await;
     let cookie = open(&with).await;

@@ -161,6 +161,11 @@ on_both_engines! {
         assert_eq!(forged.bearer(ADMIN).send().await.status, 429);
         let reply = app.post("/org/tokens", json!({})).bearer(&other).send().await;
         assert_eq!(reply.status, 200, "{}", reply.text);
+        // What it mints is no new caller.
+        assert_eq!(reply.header("x-ratelimit-remaining"), Some("9"));
+        let child = reply.json()["auth_token"].as_str().expect("a token").to_owned();
+        let reply = app.post("/org/tokens", json!({})).bearer(&child).send().await;
+        assert_eq!(reply.header("x-ratelimit-remaining"), Some("8"));
         // Strangers do not use anything up.
         assert_eq!(app.post("/org/tokens", json!({})).send().await.status, 401);
         clock.advance_secs(wait + 1);
@@ -241,6 +246,19 @@ on_both_engines! {
         assert_eq!(reply.json()["org_id"], json!(org), "the change counts at once");
         let reply = patch(&app, &id, json!({ "org_id": null })).bearer(ADMIN).send().await;
         assert!(reply.status == 200 && reply.json().get("org_id").is_none(), "{}", reply.text);
+
+        // One that is bound takes no other out of its organisation, nor into its own.
+        let other = Agent::start(&app, json!({ "name": "other" })).await.id;
+        let (_, foreign) = minted(&app, json!({ "org_id": other })).await;
+        let (bound, own) = minted(&app, json!({ "org_id": org })).await;
+        for taken in [&foreign, &id] {
+            let reply = patch(&app, taken, json!({ "org_id": org })).bearer(&bound).send().await;
+            reply.assert_error(403, "org access denied");
+        }
+        let reply = patch(&app, &own, json!({ "org_id": org })).bearer(&bound).send().await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let reply = patch(&app, UNKNOWN, json!({ "org_id": org })).bearer(&bound).send().await;
+        reply.assert_error(404, "token not found or already revoked");
 
         let bad = |body| patch(&app, &id, body).bearer(ADMIN).send();
         bad(json!({})).await.assert_error(400, "invalid request body");

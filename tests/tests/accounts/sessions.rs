@@ -51,6 +51,40 @@ async fn the_control_plane_is_asked_as_the_contract_says_and_its_yes_is_kept_for
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_another_site_presents_no_session() {
+    let (control_plane, clock) = (ControlPlane::start().await, MovableClock::default());
+    let app = strict(Engine::Sqlite)
+        .clock(clock.clock())
+        .config(|config| {
+            control_plane.configure(config);
+            config.server.cors_origins = vec!["*".to_owned(), "https://named.test".to_owned()];
+        })
+        .start()
+        .await;
+    let agent = Agent::start(&app, json!({ "name": "one" })).await;
+    let of_workspace = format!("/workspaces/{}/tokens", agent.id);
+    for path in ["/org/tokens", &of_workspace] {
+        for (origin, is_let_in) in [
+            (app.url.as_str(), true),
+            ("https://named.test", true),
+            ("https://other.test", false),
+            ("https://named.test.other.test", false),
+            ("null", false),
+            ("*", false),
+        ] {
+            let request = app.get(path).header("cookie", GOOD);
+            let reply = request.header("origin", origin).send().await;
+            let expected = if is_let_in { 200 } else { 401 };
+            assert_eq!(reply.status, expected, "{path} {origin}: {}", reply.text);
+        }
+    }
+    // Who has a token needs no session.
+    let request = app.get("/org/tokens").bearer(ADMIN);
+    let reply = request.header("origin", "https://other.test").send().await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_no_is_kept_for_five_seconds() {
     let (control_plane, clock) = (ControlPlane::start().await, MovableClock::default());
     let app = server(&control_plane, &clock).await;

@@ -106,8 +106,11 @@ on_both_engines! {
         let stored = "SELECT count(*) FROM platform_state WHERE key = 'fingerprint_key' AND value LIKE '2:%'";
         assert_eq!(app.database.count(stored).await, 1, "sealed as soon as there is a key");
 
+        let value = "SELECT value FROM platform_state WHERE key = 'fingerprint_key'";
+        let kept = app.database.text(value).await;
         let (database, dir) = app.shutdown().await;
         let app = with_key(Some("another key that has 32 bytes...")).start_on(database, dir).await;
+        assert_eq!(app.database.text(value).await, kept, "whoever has the key still uses it");
         let lost = plan(&app, &id).await;
         assert_ne!(lost["hash_key"], plain["hash_key"]);
         assert_ne!(hash(&lost, "PLUGINS_DIR"), hash(&plain, "PLUGINS_DIR"));

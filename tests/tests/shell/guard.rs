@@ -32,7 +32,7 @@ async fn who_does_not_name_the_organisation_finds_nothing() {
     for path in [
         "/",
         "/workspaces",
-        "/readyz",
+        "/readyz/",
         "/ws",
         "/registry/update-card",
         "/registry/discover/x",

@@ -36,16 +36,17 @@ struct OpenedCanvasSession {
     responses(
         (status = 200, body = OpenedCanvasSession),
         (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody, description = "an org token"),
         (status = 404, body = ErrorBody, description = "no canvas proxy or no administrator token is configured"),
         (status = 503, body = ErrorBody),
     )
 )]
 async fn open_canvas_session(
-    _: AdminAuth,
+    AdminAuth(who): AdminAuth,
     State(app): State<App>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let value = app.auth.open_canvas_session()?;
+    let value = app.auth.open_canvas_session(&who)?;
     let expires_in = LIFETIME.as_secs();
     let body = OpenedCanvasSession {
         status: "opened",

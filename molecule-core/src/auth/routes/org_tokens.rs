@@ -16,7 +16,7 @@ use crate::auth::mint_limit::Standing;
 use crate::auth::store::org::OrgTokenRow;
 use crate::auth::{AdminAuth, Principal};
 use crate::error::{Error, Result};
-use crate::http::{ApiError, ApiResult, ErrorBody, Json, JsonBody};
+use crate::http::{ApiError, ApiResult, ErrorBody, Json, JsonBody, Network};
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -132,10 +132,11 @@ struct MintedToken {
 )]
 async fn mint_org_token(
     AdminAuth(who): AdminAuth,
+    Network(network): Network,
     State(app): State<App>,
     body: JsonBody,
 ) -> Response {
-    let standing = app.auth.count_mint(&who);
+    let standing = app.auth.count_mint(&who, &network);
     let mut response = match standing {
         Some(standing) if !standing.allowed => ApiError::from(over_limit(standing)).into_response(),
         _ => mint(&app, &who, &body).await.into_response(),

@@ -1,6 +1,6 @@
 //! `/workspaces/{id}/tokens`.
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{rfc3339, unstored};
 use crate::app::App;
-use crate::auth::WorkspaceAuth;
+use crate::auth::{Principal, WorkspaceAuth};
 use crate::error::{Error, Result};
 use crate::http::{ApiResult, ErrorBody, Json};
 
@@ -106,6 +106,7 @@ struct MintedWorkspaceToken {
         (status = 201, body = MintedWorkspaceToken),
         (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody, description = "the canvas by its cookie"),
         (status = 404, body = ErrorBody),
         (status = 429, body = ErrorBody, description = "it has 50 live tokens"),
         (status = 500, body = ErrorBody),
@@ -114,10 +115,11 @@ struct MintedWorkspaceToken {
 )]
 async fn mint_workspace_token(
     WorkspaceAuth(id): WorkspaceAuth,
+    Extension(who): Extension<Principal>,
     State(app): State<App>,
 ) -> ApiResult<Response> {
     let workspace_id = parse(&id)?;
-    let token = app.auth.mint_workspace_token(workspace_id).await?;
+    let token = app.auth.mint_workspace_token(&who, workspace_id).await?;
     let body = MintedWorkspaceToken {
         auth_token: token.expose().to_owned(),
         workspace_id,

@@ -72,6 +72,21 @@ pub(in crate::auth) async fn insert(tx: &mut Tx, new: &NewOrgToken<'_>) -> sqlx:
 }
 
 statement!(
+    /// Changes nothing: an UPDATE is the lock that both engines know.
+    LOCK,
+    "UPDATE org_api_tokens SET org_id = org_id WHERE id = $1 AND revoked_at IS NULL RETURNING org_id"
+);
+
+/// Locks a live token until the transaction ends and tells its organisation; the
+/// outer none is no such token.
+pub(in crate::auth) async fn lock(tx: &mut Tx, id: Uuid) -> sqlx::Result<Option<Option<Uuid>>> {
+    with_tx!(tx, |conn| sqlx::query_scalar(LOCK)
+        .bind(id)
+        .fetch_optional(conn)
+        .await)
+}
+
+statement!(
     SET_ORG,
     "UPDATE org_api_tokens SET org_id = $2 WHERE id = $1 AND revoked_at IS NULL
      RETURNING id, prefix, name, org_id, created_by, created_at, last_used_at"

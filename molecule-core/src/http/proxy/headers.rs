@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Credentials;
+use crate::auth::CANVAS_COOKIE;
 use crate::http::caller::Client;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -45,6 +46,7 @@ pub(super) fn of_request(
         may && !is_origin && !HOP_BY_HOP.contains(name) && !named.contains(name)
     };
     let mut forwarded = copy(headers, passes);
+    drop_own_cookie(&mut forwarded);
     if let Some(host) = host.and_then(|host| HeaderValue::from_bytes(host).ok()) {
         forwarded.insert(FORWARDED_HOST, host);
     }
@@ -60,6 +62,33 @@ pub(super) fn of_request(
     let scheme = if believed { "https" } else { "http" };
     forwarded.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     forwarded
+}
+
+/// Our own cookie is nobody else's business: who has it is an administrator here.
+fn drop_own_cookie(headers: &mut HeaderMap) {
+    let is_own = |pair: &&[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.trim_ascii() == CANVAS_COOKIE.as_bytes()
+    };
+    let lines: Vec<_> = headers.get_all(COOKIE).iter().cloned().collect();
+    headers.remove(COOKIE);
+    for line in lines {
+        let pairs = || line.as_bytes().split(|byte| *byte == b';');
+        if !pairs().any(|pair| is_own(&pair)) {
+            // As it came.
+            headers.append(COOKIE, line);
+            continue;
+        }
+        let others: Vec<_> = pairs()
+            .filter(|pair| !is_own(pair))
+            .map(<[u8]>::trim_ascii)
+            .collect();
+        if let Ok(others) = HeaderValue::from_bytes(&others.join(&b"; "[..]))
+            && !others.is_empty()
+        {
+            headers.append(COOKIE, others);
+        }
+    }
 }
 
 /// The headers of a response for the client. Which origins may read it is our
@@ -89,4 +118,27 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .flat_map(|line| line.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_cookie_stays_here_and_others_pass() {
+        let passed = |lines: &[&'static str]| -> Vec<String> {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(COOKIE, HeaderValue::from_static(line));
+            }
+            let sent = of_request(&headers, Credentials::Forward, None, None);
+            let sent = sent.get_all(COOKIE).iter();
+            sent.map(|line| line.to_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(passed(&["a=b;c=d"]), ["a=b;c=d"]);
+        assert_eq!(passed(&["a=b; molecule_canvas=x; c=d"]), ["a=b; c=d"]);
+        assert_eq!(passed(&["molecule_canvas=x", "a=b"]), ["a=b"]);
+        assert_eq!(passed(&[" molecule_canvas =x;molecule_canvas"]), [""; 0]);
+        assert_eq!(passed(&["xmolecule_canvas=x"]), ["xmolecule_canvas=x"]);
+    }
 }

@@ -8,9 +8,10 @@
 //!
 //! The key is random, one per database, and lies in `platform_state` sealed by the
 //! cipher. So hashes stay comparable across boots, servers and changes of the
-//! encryption key: each start seals it anew if the current encryption key is
-//! another one. When none of the configured keys opens it, a new one takes its
-//! place, and hashes made with different keys, told apart by
+//! encryption key: each start, and a rotation, seals it anew if the current
+//! encryption key is another one. When none of the configured keys opens it, this
+//! process makes one for itself and leaves the stored one to those who have its key;
+//! one that is damaged is replaced. Hashes made with different keys, told apart by
 //! [`key_id`](Fingerprints::key_id), must not be compared. Without an encryption
 //! key it is stored plainly, as are the secrets themselves then.
 
@@ -72,10 +73,19 @@ impl Fingerprints {
                     }
                     return Ok(Self::new(&key));
                 }
+                Err(error) if is_of_another_key(&error) => {
+                    tracing::warn!(
+                        %error,
+                        "the key for hashes of values cannot be opened; until this server starts \
+                         with its encryption key, env plans can be compared with boots of this \
+                         process only"
+                    );
+                    return Ok(Self::new(&random()?));
+                }
                 Err(error) => {
                     tracing::warn!(
                         %error,
-                        "the key for hashes of values cannot be opened; a new one is made, and env \
+                        "the key for hashes of values is damaged; a new one is made, and env \
                          plans cannot be compared with boots from before"
                     );
                     store::replace(db, &stored, &seal(cipher, &random()?)?).await?;
@@ -83,6 +93,20 @@ impl Fingerprints {
             }
         }
         Err(CipherError::Corrupt.into())
+    }
+
+    /// Seals the stored key with the current encryption key, if it is under another
+    /// one.
+    pub(super) async fn seal_again(db: &Db, cipher: &Cipher) -> Result<(), FingerprintError> {
+        let Some(stored) = store::read(db).await? else {
+            return Ok(());
+        };
+        let sealed = parse(&stored).ok_or(CipherError::Corrupt)?;
+        let key = open(cipher, &sealed)?;
+        if !cipher.is_current(&sealed) {
+            store::replace(db, &stored, &seal(cipher, &key)?).await?;
+        }
+        Ok(())
     }
 
     fn new(key: &[u8]) -> Self {
@@ -111,6 +135,18 @@ impl Fingerprints {
         context.update(name.as_bytes());
         context.update(value.as_bytes());
         hex(&context.sign().as_ref()[..HASH_BYTES])
+    }
+}
+
+/// Others may have the key that is missing here; the value is not known to be
+/// damaged.
+fn is_of_another_key(error: &CipherError) -> bool {
+    match error {
+        CipherError::NoKey
+        | CipherError::UnknownKey(_)
+        | CipherError::NoKeyFits
+        | CipherError::UnknownVersion(_) => true,
+        CipherError::Corrupt | CipherError::Seal => false,
     }
 }
 
