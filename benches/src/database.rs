@@ -1,0 +1,32 @@
+//! What the database and the server count.
+
+use std::time::Duration;
+
+use molecule_tests::{Engine, TestApp, TestDatabase};
+
+const TRANSACTIONS: &str = "SELECT (xact_commit + xact_rollback)::bigint FROM pg_stat_database WHERE datname = current_database()";
+
+/// Transactions that PostgreSQL counted so far in this database, among them one for
+/// every statement outside a transaction and this question's own. SQLite does not
+/// count.
+pub async fn transactions(database: &TestDatabase) -> Option<i64> {
+    match database.engine() {
+        Engine::Sqlite => None,
+        Engine::Postgres => {
+            // Connections tell what they did about once a second.
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+            Some(database.count(TRANSACTIONS).await)
+        }
+    }
+}
+
+/// A counter of `/metrics`, which all servers of a process share; zero before it is
+/// first counted up.
+///
+/// # Panics
+/// When the server does not answer.
+pub async fn counter(app: &TestApp, name: &str) -> u64 {
+    let text = app.get("/metrics").send().await.text;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+}
