@@ -31,8 +31,8 @@ pub fn count() {
     let _ = tracing::subscriber::set_global_default(Counter);
 }
 
-/// What ran so far, without transactions' beginnings and ends, which the library
-/// reports for one engine only. BEGIN of SQLite and the like cost no look-up.
+/// What ran so far, without the beginnings and ends of transactions, which the
+/// library reports for one engine only.
 pub fn so_far() -> Counts {
     counts().clone()
 }
