@@ -1,17 +1,17 @@
 //! How long an event takes to 1,000 sockets at 100 events a second, with every
-//! reader reading and with one that never does, and how many transactions the
+//! reader reading and with one that never does, and how many statements the
 //! database saw meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use molecule_benches::client::{Connection, request};
-use molecule_benches::cpu;
+use molecule_benches::database::transactions;
 use molecule_benches::options::Length;
 use molecule_benches::socket::Socket;
 use molecule_benches::stats::percentile;
 use molecule_benches::workspaces::Agent;
-use molecule_benches::{client_runtime, server_runtime};
+use molecule_benches::{client_runtime, cpu, server_runtime, statements};
 use molecule_tests::{ADMIN, Engine, TestApp, eventually};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -21,7 +21,6 @@ const WORKSPACES: usize = 20;
 const SOCKETS_EACH: usize = 50;
 /// Of each heartbeat come two events: the changed task and the heartbeat.
 const BEAT_EVERY: Duration = Duration::from_millis(20);
-const TRANSACTIONS: &str = "SELECT (xact_commit + xact_rollback)::bigint FROM pg_stat_database WHERE datname = current_database()";
 /// What the outsider's events carry, so that its connection fills up.
 const PADDING: usize = 8_000;
 
@@ -142,13 +141,6 @@ async fn round(
     (sockets, ages)
 }
 
-async fn transactions(app: &TestApp, engine: Engine) -> Option<i64> {
-    match engine {
-        Engine::Sqlite => None,
-        Engine::Postgres => Some(app.database.count(TRANSACTIONS).await),
-    }
-}
-
 fn measure(engine: Engine, rounds: usize, time: Duration) {
     let server = server_runtime();
     let app = server.block_on(async {
@@ -186,7 +178,8 @@ fn measure(engine: Engine, rounds: usize, time: Duration) {
         sockets.len()
     );
     let mut latencies = [Vec::new(), Vec::new()];
-    let before = server.block_on(transactions(&app, engine));
+    let before = server.block_on(transactions(&app.database));
+    let ran = statements::so_far();
     let (started, cpu) = (std::time::Instant::now(), cpu::of_other_threads());
     let mut total = 0;
     for _ in 0..rounds {
@@ -216,14 +209,19 @@ fn measure(engine: Engine, rounds: usize, time: Duration) {
         let share = (after - before).as_secs_f64() / took.as_secs_f64();
         println!("  processor time of the server: {share:.2} of one core");
     }
-    // The database counts with a delay of up to a second.
-    std::thread::sleep(Duration::from_secs(2));
-    if let (Some(before), Some(after)) = (before, server.block_on(transactions(&app, engine))) {
-        let seconds = took.as_secs_f64() + 2.0;
+    let ran = statements::since(&ran);
+    println!(
+        "  statements: {} while {total} events were sent, {:.4} per event",
+        statements::total(&ran),
+        statements::total(&ran) as f64 / total as f64
+    );
+    println!("    {}", statements::listed(&ran));
+    let after = server.block_on(transactions(&app.database));
+    if let (Some(before), Some(after)) = (before, after) {
         println!(
-            "  database: {} transactions while {total} events were sent, {:.1} a second (heartbeats are written once a second)",
+            "  database: {} transactions, {:.1} a second (heartbeats are written once a second)",
             after - before,
-            (after - before) as f64 / seconds
+            (after - before) as f64 / started.elapsed().as_secs_f64()
         );
     }
     drop(sockets);
@@ -236,6 +234,7 @@ fn main() {
         Length::Quick => (2, Duration::from_secs(3)),
         Length::Smoke => (1, Duration::from_millis(500)),
     };
+    statements::count();
     measure(Engine::Sqlite, rounds, time);
     match std::env::var("MOLECULE_TEST_POSTGRES_URL") {
         Ok(_) => measure(Engine::Postgres, rounds, time),

@@ -116,6 +116,7 @@ struct Lane {
     connection: Connection,
     script: Script,
     round: Vec<Duration>,
+    sent: usize,
 }
 
 /// What one round saw.
@@ -143,11 +144,17 @@ impl Load {
                     connection,
                     script,
                     round: Vec::new(),
+                    sent: 0,
                 });
             }
             lanes
         });
         Self { runtime, lanes }
+    }
+
+    /// Requests of the connection that sent the fewest so far.
+    pub fn fewest_sent(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.sent).min().unwrap_or(0)
     }
 
     /// Sends for `time`, then waits for the last replies.
@@ -194,6 +201,7 @@ impl Lane {
             assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(reply.body));
             let sent_at = std::mem::replace(&mut now, Instant::now());
             self.round.push(now - sent_at);
+            self.sent += 1;
         }
         self
     }

@@ -6,8 +6,11 @@
 pub mod bare;
 pub mod client;
 pub mod cpu;
+pub mod database;
+pub mod fleet;
 pub mod options;
 pub mod socket;
+pub mod statements;
 pub mod stats;
 pub mod workspaces;
 

@@ -14,8 +14,10 @@ use super::principal::{OrgToken, Principal};
 use super::token::TokenHash;
 use crate::store::Notice;
 
-/// Tokens remembered at most.
-const ENTRIES: u64 = 100_000;
+/// Tokens remembered at most: those of a hundred thousand workspaces, with room for
+/// entries that are about to age out. At the limit the memory starts over, and each
+/// heartbeat would cost a query.
+const ENTRIES: u64 = 250_000;
 /// Revocations empty the cache at once, on other servers by their notice. This
 /// bounds what a server may miss that died before it could send one.
 const LIFETIME: Duration = Duration::from_secs(120);

@@ -169,6 +169,7 @@ impl Presence {
             let before = self.workspaces.directory().before();
             match store::write_reports(&self.db, part, &batch.reports).await {
                 Ok(written) => {
+                    metrics::counter!("molecule_heartbeat_commits_total").increment(1);
                     for id in part {
                         batch.reports.remove(id);
                     }

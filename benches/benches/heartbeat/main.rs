@@ -1,5 +1,8 @@
 //! How many heartbeats the server takes, on both databases, with status changes
-//! among them, and whether every change is in the database afterwards.
+//! among them, and whether every change is in the database afterwards; then what
+//! the database sees of a large fleet.
+
+mod sizes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use molecule_benches::client::{Load, Script, request};
 use molecule_benches::options::Length;
-use molecule_benches::server_runtime;
 use molecule_benches::stats::{grouped, median, percentile};
 use molecule_benches::workspaces::{self, Agent};
+use molecule_benches::{server_runtime, statements};
 use molecule_tests::{ADMIN, Engine, TestApp, TestDatabase};
 use serde_json::json;
 
@@ -141,15 +144,23 @@ async fn report_changes(database: &TestDatabase, expected: &Expected) {
 }
 
 fn main() {
-    let (rounds, time) = match Length::wanted() {
+    let length = Length::wanted();
+    let (rounds, time) = match length {
         Length::Full => (9, Duration::from_secs(2)),
         shorter => shorter.rounds(),
     };
-    measure(Engine::Sqlite, rounds, time);
+    let mut engines = vec![Engine::Sqlite];
     match std::env::var("MOLECULE_TEST_POSTGRES_URL") {
-        Ok(_) => measure(Engine::Postgres, rounds, time),
+        Ok(_) => engines.push(Engine::Postgres),
         Err(_) => {
-            println!("heartbeats on Postgres: skipped, MOLECULE_TEST_POSTGRES_URL is not set")
+            println!("heartbeats on Postgres: skipped, MOLECULE_TEST_POSTGRES_URL is not set");
         }
+    }
+    for engine in &engines {
+        measure(*engine, rounds, time);
+    }
+    statements::count();
+    for engine in engines {
+        sizes::run(engine, length);
     }
 }
