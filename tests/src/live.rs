@@ -100,13 +100,10 @@ impl Socket {
     }
 
     /// The next event.
-    #[track_caller]
-    pub fn event(&mut self) -> impl Future<Output = Value> {
-        async {
-            match self.next().await {
-                Said::Event(event) => event,
-                other => panic!("no event: {other:?}"),
-            }
+    pub async fn event(&mut self) -> Value {
+        match self.next().await {
+            Said::Event(event) => event,
+            other => panic!("no event: {other:?}"),
         }
     }
 

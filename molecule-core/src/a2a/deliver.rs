@@ -118,7 +118,8 @@ impl A2a {
         if !self
             .workspaces
             .went_offline(workspace.id, Absence::Gone)
-            .await? {
+            .await?
+        {
             let now = self.workspaces.get(workspace.id).await?;
             let comes_back = matches!(
                 now.status(),

@@ -33,7 +33,9 @@ fn written(reports: impl IntoIterator<Item = Report>) -> Report {
 
 #[test]
 fn idleness_begins_with_the_first_report_of_nothing_to_do() {
-    let cases: [(&[(i64, i64)], Option<i64>, bool); 6] = [
+    /// Reports as second and tasks; since when it is idle; whether it was busy.
+    type Case = (&'static [(i64, i64)], Option<i64>, bool);
+    let cases: [Case; 6] = [
         (&[(1, 0)], Some(1), false),
         (&[(1, 0), (2, 0), (3, 0)], Some(1), false),
         (&[(1, 3)], None, true),

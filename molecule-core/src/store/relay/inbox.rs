@@ -199,7 +199,10 @@ mod tests {
         let mut parts = payloads("you", 5, std::slice::from_ref(&long));
         parts.pop();
         assert!(!take(&mut inbox, &parts).lost);
-        let heard = take(&mut inbox, &payloads("they", 1, &[long.clone()]));
+        let heard = take(
+            &mut inbox,
+            &payloads("they", 1, std::slice::from_ref(&long)),
+        );
         assert!(heard.lost && heard.items == [long], "{heard:?}");
     }
 
