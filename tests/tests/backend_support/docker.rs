@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::exec::StartExecResults;
+use bollard::models::{ContainerInspectResponse, ExecConfig};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListNetworksOptions, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -200,6 +201,30 @@ impl Fixture for DockerFixture {
 
     fn file_owner(&self) -> (u32, u32) {
         (1000, 1000)
+    }
+
+    async fn script(&self, workspace: Uuid, script: &str) {
+        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let exec = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(text(&["/bin/busybox", "sh", "-ec", script])),
+            env: Some(text(&["B=/bin/busybox"])),
+            user: Some("1000:1000".to_owned()),
+            working_dir: Some("/configs".to_owned()),
+            ..ExecConfig::default()
+        };
+        let name = format!("ws-{workspace}");
+        let exec = self.docker.create_exec(&name, exec).await.expect("an exec");
+        let started = self.docker.start_exec(&exec.id, None).await;
+        let mut said = String::new();
+        if let StartExecResults::Attached { mut output, .. } = started.expect("a started exec") {
+            while let Some(line) = output.next().await {
+                said.push_str(&line.expect("output").to_string());
+            }
+        }
+        let ended = self.docker.inspect_exec(&exec.id).await.expect("its end");
+        assert_eq!(ended.exit_code, Some(0), "{script}: {said}");
     }
 
     fn config_path(&self, _: Uuid) -> String {

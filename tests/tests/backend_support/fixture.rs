@@ -36,6 +36,9 @@ pub(crate) trait Fixture: Send + Sync + Sized + 'static {
     async fn leftovers(&self) -> Vec<String>;
     /// User and group that config files must have.
     fn file_owner(&self) -> (u32, u32);
+    /// Runs a shell script as the running agent would, in its config directory;
+    /// `busybox` is `$B`.
+    async fn script(&self, workspace: Uuid, script: &str);
     /// Where the agent finds its configuration.
     fn config_path(&self, workspace: Uuid) -> String;
 }

@@ -119,6 +119,16 @@ impl Fixture for ProcessFixture {
         (metadata.uid(), metadata.gid())
     }
 
+    async fn script(&self, workspace: Uuid, script: &str) {
+        let ran = tokio::process::Command::new("/bin/busybox")
+            .args(["sh", "-ec", script])
+            .env("B", "/bin/busybox")
+            .current_dir(self.config_path(workspace))
+            .status()
+            .await;
+        assert!(ran.expect("busybox").success(), "{script}");
+    }
+
     fn config_path(&self, workspace: Uuid) -> String {
         self.dir()
             .join(workspace.to_string())

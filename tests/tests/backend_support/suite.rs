@@ -1,6 +1,7 @@
 //! What every backend promises. Each function is one scenario, run for each
 //! backend by the root of the test.
 
+mod existing;
 mod url;
 
 use std::fs;
@@ -20,6 +21,11 @@ use super::fixture::{
     Fixture, assert_free_of_secrets, file, liveness, short_lived, spec, with_env,
 };
 
+pub(crate) use existing::{
+    a_first_start_that_keeps_files_needs_something_to_start_with,
+    a_restart_without_a_configuration_falls_back_or_fails, a_start_that_keeps_files_keeps_them,
+    config_files_are_read_if_they_are_plain_and_short,
+};
 pub(crate) use url::the_url_of_an_agent_is_known_while_it_runs;
 
 fn never() -> CancellationToken {

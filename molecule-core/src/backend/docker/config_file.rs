@@ -9,17 +9,30 @@ use tokio_tar::{Archive, EntryType};
 
 use super::container::CONFIG_PATH;
 use super::daemon::{CallError, Daemon};
+use crate::backend::template;
 
-/// A file whose archive is longer than this is not read.
+/// A longer file is not read.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+/// Beginning of an archive that is looked at: the longest file and what surrounds
+/// it.
 const MAX_ARCHIVE_BYTES: usize = 260 * 1024;
 
-/// The file `name` of the config directory of a container, running or not. `None`
-/// when there is none, when it is no plain file, or when it is too long.
-pub(super) async fn read(
-    daemon: &Daemon,
-    container: &str,
-    name: &str,
-) -> Result<Option<Vec<u8>>, CallError> {
+/// What is there under a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or no plain file.
+    Nothing,
+    /// A plain file that is not read because of its length.
+    TooLong,
+    /// The content of a plain file.
+    File(Vec<u8>),
+}
+
+/// The file `name` of the config directory of a container, running or not.
+pub(super) async fn read(daemon: &Daemon, container: &str, name: &str) -> Result<Found, CallError> {
+    let Ok(name) = template::check_name(name) else {
+        return Ok(Found::Nothing);
+    };
     let client = daemon.client().await?;
     let path = format!("{CONFIG_PATH}/{name}");
     let reading = async {
@@ -30,16 +43,15 @@ pub(super) async fn read(
             .download_from_container(container, Some(options))
             .boxed();
         let mut archive = Vec::new();
-        while let Some(chunk) = stream.next().await {
+        while archive.len() <= MAX_ARCHIVE_BYTES
+            && let Some(chunk) = stream.next().await
+        {
             match chunk.map_err(CallError::from) {
                 Ok(chunk) => archive.extend_from_slice(&chunk),
                 Err(error) if error.is_file_missing() || error.is_container_missing() => {
-                    return Ok(None);
+                    return Ok(Found::Nothing);
                 }
                 Err(error) => return Err(error),
-            }
-            if archive.len() > MAX_ARCHIVE_BYTES {
-                return Ok(None);
             }
         }
         first_file(archive).await
@@ -50,19 +62,23 @@ pub(super) async fn read(
     }
 }
 
-/// The content of an archive's first entry, if that is a plain file.
-async fn first_file(archive: Vec<u8>) -> Result<Option<Vec<u8>>, CallError> {
+/// What the first entry of an archive is. Of a long archive the beginning is
+/// enough.
+async fn first_file(archive: Vec<u8>) -> Result<Found, CallError> {
     let broken = |error: std::io::Error| CallError::Broken(error.to_string());
     let mut archive = Archive::new(Cursor::new(archive));
     let mut entries = archive.entries().map_err(broken)?;
     let Some(entry) = entries.next().await else {
-        return Ok(None);
+        return Ok(Found::Nothing);
     };
     let mut entry = entry.map_err(broken)?;
     if entry.header().entry_type() != EntryType::Regular {
-        return Ok(None);
+        return Ok(Found::Nothing);
+    }
+    if entry.effective_size() > MAX_FILE_BYTES {
+        return Ok(Found::TooLong);
     }
     let mut content = Vec::new();
     entry.read_to_end(&mut content).await.map_err(broken)?;
-    Ok(Some(content))
+    Ok(Found::File(content))
 }

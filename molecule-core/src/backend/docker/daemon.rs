@@ -146,7 +146,7 @@ impl CallError {
         self.says(
             404,
             &["could not find the file", "no such file or directory"],
-        )
+        ) || self.says(500, &["not a directory"])
     }
 
     /// True when the daemon says that the volume does not exist.

@@ -172,7 +172,10 @@ impl WorkspaceBackend for DockerBackend {
             let found = objects::find(daemon, &name, instance).await;
             if let Found::Ours(id, _) = found.map_err(failed)? {
                 let read = config_file::read(daemon, &id, path).await;
-                return read.map_err(failed);
+                return Ok(match read.map_err(failed)? {
+                    config_file::Found::File(content) => Some(content),
+                    config_file::Found::Nothing | config_file::Found::TooLong => None,
+                });
             }
         }
         Ok(None)

@@ -287,9 +287,9 @@ impl Start {
                 .read(config_file::read(daemon, container, "config.yaml"))
                 .await;
             match found {
-                Ok(None) => {}
+                Ok(config_file::Found::Nothing) => {}
                 // A daemon that cannot say leaves the files alone.
-                Ok(Some(_)) | Err(CallError::Status(..) | CallError::Broken(_)) => {
+                Ok(_) | Err(CallError::Status(..) | CallError::Broken(_)) => {
                     return Ok(Cow::Borrowed(&self.spec));
                 }
                 Err(error) => return Err(self.error(OPERATION, error)),

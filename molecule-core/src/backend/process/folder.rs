@@ -139,8 +139,9 @@ impl Folder {
     ) -> Result<(), FolderError> {
         let configs = self.configs();
         let mut template = spec.template_dir.as_ref();
+        let config = fs::symlink_metadata(configs.join("config.yaml"));
         if let Some(existing) = &spec.existing_config
-            && !configs.join("config.yaml").is_file()
+            && !config.is_ok_and(|metadata| metadata.is_file())
         {
             template = Some(existing.fallback.as_ref().ok_or(FolderError::NoConfig)?);
         }
@@ -180,8 +181,10 @@ impl Folder {
                 fs::read(&path).map(Some)
             }
             Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+                _ => Err(error),
+            },
         }
     }
 
