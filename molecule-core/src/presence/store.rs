@@ -203,7 +203,8 @@ pub(super) async fn peers(
                 found.push(peer);
             }
         }
-    });
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -217,6 +218,6 @@ pub(super) async fn is_there(db: &Db, id: Uuid) -> sqlx::Result<bool> {
     let found: Option<Uuid> = with_db!(db, |pool| sqlx::query_scalar(IS_THERE)
         .bind(id)
         .fetch_optional(pool)
-        .await?);
+        .await)?;
     Ok(found.is_some())
 }

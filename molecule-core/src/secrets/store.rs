@@ -209,7 +209,7 @@ pub(super) async fn list(db: &Db, scope: Scope) -> sqlx::Result<Vec<ListedRow>> 
         Scope::Workspace(id) => sqlx::query_as(LIST).bind(id),
     }
     .fetch_all(pool)
-    .await?);
+    .await)?;
     rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     Ok(rows)
 }

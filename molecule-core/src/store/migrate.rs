@@ -56,13 +56,9 @@ super::statement!(
 );
 
 async fn applied(db: &Db) -> Option<i64> {
-    super::with_db!(db, |pool| {
-        sqlx::query_scalar::<_, Option<i64>>(APPLIED)
-            .fetch_one(pool)
-            .await
-            .ok()
-            .flatten()
-    })
+    let found: sqlx::Result<Option<i64>> =
+        super::with_db!(db, |pool| sqlx::query_scalar(APPLIED).fetch_one(pool).await);
+    found.ok().flatten()
 }
 
 /// True when the database has migrations that this build does not know.

@@ -12,6 +12,8 @@ pub(crate) mod relay;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::time::Duration;
+
 use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
@@ -31,7 +33,8 @@ pub(crate) enum Db {
 /// A transaction of either engine; rolled back when dropped.
 pub(crate) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    /// With how long a statement may take.
+    Postgres(Transaction<'static, Postgres>, Duration),
 }
 
 impl Db {
@@ -41,7 +44,10 @@ impl Db {
             // A deferred transaction that turns into a writer fails at once when
             // another one writes, whatever the busy timeout.
             Self::Sqlite(pool) => Tx::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Self::Postgres(pool) => {
+                let patience = patience(pool);
+                Tx::Postgres(bounded(patience, pool.begin()).await?, patience)
+            }
         })
     }
 
@@ -71,7 +77,7 @@ impl Tx {
     pub(crate) async fn commit(self) -> sqlx::Result<()> {
         match self {
             Self::Sqlite(tx) => tx.commit().await,
-            Self::Postgres(tx) => tx.commit().await,
+            Self::Postgres(tx, patience) => bounded(patience, tx.commit()).await,
         }
     }
 
@@ -80,8 +86,26 @@ impl Tx {
     pub(crate) async fn rollback(self) -> sqlx::Result<()> {
         match self {
             Self::Sqlite(tx) => tx.rollback().await,
-            Self::Postgres(tx) => tx.rollback().await,
+            Self::Postgres(tx, patience) => bounded(patience, tx.rollback()).await,
         }
+    }
+}
+
+/// How long a statement may take here: PostgreSQL gives up earlier by itself, both
+/// waiting for a connection and working, so only one that is silent takes longer.
+pub(crate) fn patience(pool: &PgPool) -> Duration {
+    pool.options().get_acquire_timeout() * 2 + Duration::from_secs(1)
+}
+
+/// Ends a statement that a silent server leaves unanswered: TCP alone would wait
+/// for many minutes.
+pub(crate) async fn bounded<T>(
+    patience: Duration,
+    statement: impl Future<Output = sqlx::Result<T>>,
+) -> sqlx::Result<T> {
+    match tokio::time::timeout(patience, statement).await {
+        Ok(done) => done,
+        Err(elapsed) => Err(sqlx::Error::Io(elapsed.into())),
     }
 }
 
@@ -115,7 +139,10 @@ macro_rules! with_db {
     ($db:expr, |$pool:ident| $body:expr) => {
         match $db {
             $crate::store::Db::Sqlite($pool) => $body,
-            $crate::store::Db::Postgres($pool) => $body,
+            $crate::store::Db::Postgres($pool) => {
+                let patience = $crate::store::patience($pool);
+                $crate::store::bounded(patience, async { $body }).await
+            }
         }
     };
 }
@@ -128,9 +155,9 @@ macro_rules! with_tx {
                 let $conn = &mut **tx;
                 $body
             }
-            $crate::store::Tx::Postgres(tx) => {
+            $crate::store::Tx::Postgres(tx, patience) => {
                 let $conn = &mut **tx;
-                $body
+                $crate::store::bounded(*patience, async { $body }).await
             }
         }
     };

@@ -122,7 +122,7 @@ pub(super) async fn lock_live(tx: &mut Tx, id: Uuid) -> sqlx::Result<bool> {
     let found: Option<Uuid> = with_tx!(tx, |conn| sqlx::query_scalar(LOCK_LIVE)
         .bind(id)
         .fetch_optional(conn)
-        .await?);
+        .await)?;
     Ok(found.is_some())
 }
 

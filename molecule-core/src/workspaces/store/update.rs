@@ -73,7 +73,7 @@ pub(in super::super) async fn layout(tx: &mut Tx, id: Uuid) -> sqlx::Result<Layo
     let found: Option<Layout> = with_tx!(tx, |conn| sqlx::query_as(LAYOUT)
         .bind(id)
         .fetch_optional(conn)
-        .await?);
+        .await)?;
     Ok(found.unwrap_or_default())
 }
 
@@ -99,7 +99,7 @@ pub(in super::super) async fn is_above(
         .bind(lower)
         .bind(upper)
         .fetch_one(conn)
-        .await?);
+        .await)?;
     Ok(count > 0)
 }
 
