@@ -422,7 +422,12 @@ impl Wiring {
             workspaces,
         });
         let router = http::router(app::routes(), app.clone(), shell, proxies);
-        let serving = Serving::start(listener, router, Limits::default());
+        let serving = Serving::start(
+            listener,
+            router,
+            Limits::default(),
+            trusted_proxies(&config),
+        );
         tracing::info!(%address, "listening");
         let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_secs);
         Ok(Server {

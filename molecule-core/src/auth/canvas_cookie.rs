@@ -13,7 +13,7 @@ use molecule_hooks::Secret;
 use super::headers::cookies;
 
 /// Name of the cookie.
-pub(crate) const NAME: &str = "molecule_canvas";
+pub(super) const NAME: &str = "molecule_canvas";
 /// How long it counts. The signature covers its end, so a browser cannot keep it
 /// longer.
 pub(super) const LIFETIME: Duration = Duration::from_secs(8 * 60 * 60);

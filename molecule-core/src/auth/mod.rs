@@ -33,7 +33,6 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 pub(crate) use bootstrap::Gate;
-pub(crate) use canvas_cookie::NAME as CANVAS_COOKIE;
 pub(crate) use extract::{AdminAuth, CanvasOrBearer, HasAuth, WorkspaceAuth};
 pub(crate) use headers::{bearer, caller_id};
 pub(crate) use principal::Principal;

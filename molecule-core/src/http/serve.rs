@@ -2,6 +2,7 @@
 //! can hold a descriptor for nothing and none outlives the server.
 
 mod activity;
+mod peers;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use activity::{Activity, Stream, Verdict};
+use peers::{PeerPlace, Peers};
 use tasks::Tasks;
 
 use super::caller::Client;
+use crate::cidr::Cidr;
 
 /// A dead peer of an HTTP/2 connection is noticed after twice this.
 const HTTP2_KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -40,6 +43,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const FAREWELL: Duration = Duration::from_millis(50);
 /// A task that was aborted ends where it next waits.
 const ABORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// One network may have one in so many of the connections.
+const NETWORK_SHARE: usize = 4;
+
+/// A connection's place among all and among those of its network.
+type Place = (OwnedSemaphorePermit, PeerPlace);
 
 /// What one connection, and all of them, may take.
 #[derive(Clone, Copy)]
@@ -76,10 +85,17 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// Serves HTTP/1.1 and HTTP/2 without TLS until it is shut down.
-    pub(crate) fn start(listener: TcpListener, router: Router, limits: Limits) -> Self {
+    /// One network has at most a quarter of the connections, but for `proxies`.
+    pub(crate) fn start(
+        listener: TcpListener,
+        router: Router,
+        limits: Limits,
+        proxies: Vec<Cidr>,
+    ) -> Self {
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let acceptor = Acceptor {
             places: Arc::new(Semaphore::new(limits.connections)),
+            peers: Peers::new(limits.connections / NETWORK_SHARE, proxies),
             protocol: Arc::new(protocol(tasks.clone())),
             router,
             limits,
@@ -129,6 +145,7 @@ struct Acceptor {
     router: Router,
     limits: Limits,
     places: Arc<Semaphore>,
+    peers: Peers,
     protocol: Arc<Protocol>,
     tasks: Tasks,
     stop: CancellationToken,
@@ -145,7 +162,13 @@ impl Acceptor {
                     return;
                 };
                 match listener.accept().await {
-                    Ok((stream, peer)) => self.serve(stream, peer.ip(), place),
+                    Ok((stream, peer)) => match self.peers.admit(peer.ip()) {
+                        Some(share) => self.serve(stream, peer.ip(), (place, share)),
+                        // Closed: a peer that took its share cannot take the queue, too.
+                        None => {
+                            tracing::debug!(peer = %peer.ip(), "too many connections of one network");
+                        }
+                    },
                     Err(error) if is_of_the_peer(&error) => {}
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept connections");
@@ -170,7 +193,7 @@ impl Acceptor {
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
-    fn serve(&self, stream: TcpStream, peer: IpAddr, place: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, peer: IpAddr, place: Place) {
         // Answers are written whole; waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::default());

@@ -103,6 +103,7 @@ async fn health_checks_and_agents_need_not_name_it() {
     let app = app().await;
     assert_eq!(app.get("/health").send().await.status, 200);
     assert_eq!(app.get("/metrics").send().await.status, 200);
+    assert_eq!(app.get("/readyz").send().await.status, 200);
     let id = "7aa08951-00d1-4c3e-9d6a-0123456789ab";
     let reply = app
         .post("/registry/register", registration(id))

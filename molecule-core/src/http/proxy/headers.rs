@@ -7,12 +7,14 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Credentials;
-use crate::auth::CANVAS_COOKIE;
 use crate::http::caller::Client;
 
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The cookie by which this server knows its canvas, as `auth` names it.
+const CANVAS_COOKIE: &str = "molecule_canvas";
 
 /// Of one connection, not of the message; and what a client library does itself.
 const HOP_BY_HOP: [HeaderName; 10] = [

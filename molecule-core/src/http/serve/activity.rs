@@ -14,9 +14,8 @@ use http::Version;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::Limits;
+use super::{Limits, Place};
 
 /// Shared by the parts of one connection.
 pub(super) struct Activity {
@@ -167,15 +166,11 @@ impl hyper::body::Body for Sending {
 pub(super) struct Stream {
     stream: TcpStream,
     activity: Arc<Activity>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Stream {
-    pub(super) fn new(
-        stream: TcpStream,
-        activity: Arc<Activity>,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, place: Place) -> Self {
         Self {
             stream,
             activity,

@@ -31,7 +31,10 @@ fn short() -> Limits {
 async fn serve(router: Router, limits: Limits) -> (Serving, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    (Serving::start(listener, router, limits), address)
+    (
+        Serving::start(listener, router, limits, Vec::new()),
+        address,
+    )
 }
 
 fn hello() -> Router {
