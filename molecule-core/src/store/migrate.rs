@@ -22,8 +22,8 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
     ),
 ];
 
-fn migrator(db: &Db) -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(number, name, sqlite, postgres)| {
+fn migrator(db: &Db, known: &[(i64, &'static str, &'static str, &'static str)]) -> Migrator {
+    let migrations = known.iter().map(|(number, name, sqlite, postgres)| {
         let sql = match db {
             Db::Sqlite(_) => *sqlite,
             Db::Postgres(_) => *postgres,
@@ -41,7 +41,20 @@ fn migrator(db: &Db) -> Migrator {
 
 /// Brings the schema up to date. Safe to run from several servers at once.
 pub(crate) async fn migrate(db: &Db) -> Result<(), StoreError> {
-    let migrator = migrator(db);
+    run(db, MIGRATIONS).await
+}
+
+/// A database as an earlier release left it, with its first migrations only.
+#[cfg(test)]
+pub(super) async fn migrate_first(db: &Db, count: usize) -> Result<(), StoreError> {
+    run(db, &MIGRATIONS[..count]).await
+}
+
+async fn run(
+    db: &Db,
+    known: &[(i64, &'static str, &'static str, &'static str)],
+) -> Result<(), StoreError> {
+    let migrator = migrator(db, known);
     match db {
         Db::Sqlite(pool) => migrator.run(pool).await?,
         Db::Postgres(pool) => migrator.run(pool).await?,

@@ -219,6 +219,47 @@ contract! {
     }
 }
 
+async fn a_workspace_of_the_last_release_is_kept(scratch: Scratch) {
+    let db = &scratch.db;
+    super::migrate::migrate_first(db, 1).await.unwrap();
+    let id = Uuid::new_v4();
+    insert_workspace(db, id, None, "veteran").await.unwrap();
+    let now = timestamp(&Clock::system());
+    let started = "UPDATE workspaces SET status = 'online', provisioned_at = $2 WHERE id = $1";
+    with_db!(db, |pool| sqlx::query(started)
+        .bind(id)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(drop))
+    .unwrap();
+    assert_eq!(pending(db).await, 1);
+    migrate(db).await.unwrap();
+    assert_eq!(pending(db).await, 0);
+    // It ran before, so its storage is never taken back by a failed start.
+    let found: (String, DateTime<Utc>, bool) = with_db!(db, |pool| sqlx::query_as(
+        "SELECT name, booted_at, restart_if_offline FROM workspaces WHERE id = $1"
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await)
+    .unwrap();
+    assert_eq!(found, ("veteran".to_owned(), now, false));
+    scratch.close().await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_last_release_is_brought_up_to_date_on_sqlite() {
+    a_workspace_of_the_last_release_is_kept(sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_last_release_is_brought_up_to_date_on_postgres() {
+    if let Some(scratch) = postgres().await {
+        a_workspace_of_the_last_release_is_kept(scratch).await;
+    }
+}
+
 #[tokio::test]
 async fn both_engines_have_the_same_tables_and_columns() {
     let sqlite = sqlite().await;
