@@ -127,7 +127,7 @@ contract! {
         migrate(db).await.unwrap();
         assert_eq!(pending(db).await, 0);
         let name: String = with_db!(db, |pool| sqlx::query_scalar("SELECT name FROM workspaces WHERE id = $1")
-            .bind(id).fetch_one(pool).await.unwrap());
+            .bind(id).fetch_one(pool).await).unwrap();
         assert_eq!(name, "kept");
     }
 
@@ -138,10 +138,10 @@ contract! {
         with_db!(db, |pool| sqlx::query("UPDATE workspaces SET updated_at = $2 WHERE id = $1")
             .bind(id).bind(now).execute(pool).await.map(drop)).unwrap();
         let back: DateTime<Utc> = with_db!(db, |pool| sqlx::query_scalar("SELECT updated_at FROM workspaces WHERE id = $1")
-            .bind(id).fetch_one(pool).await.unwrap());
+            .bind(id).fetch_one(pool).await).unwrap();
         assert_eq!(back, now);
         let later: Option<Uuid> = with_db!(db, |pool| sqlx::query_scalar("SELECT id FROM workspaces WHERE updated_at < $1")
-            .bind(now + TimeDelta::microseconds(1)).fetch_optional(pool).await.unwrap());
+            .bind(now + TimeDelta::microseconds(1)).fetch_optional(pool).await).unwrap();
         assert_eq!(later, Some(id), "timestamps must compare in order");
     }
 
@@ -155,7 +155,7 @@ contract! {
                 .bind(id).bind(now).execute(conn).await.map(drop)).unwrap();
         }
         let count: i64 = with_db!(db, |pool| sqlx::query_scalar("SELECT count(*) FROM workspaces")
-            .fetch_one(pool).await.unwrap());
+            .fetch_one(pool).await).unwrap();
         assert_eq!(count, 0);
     }
 
@@ -181,7 +181,7 @@ contract! {
             done.unwrap().unwrap();
         }
         let tasks: i64 = with_db!(db, |pool| sqlx::query_scalar("SELECT active_tasks FROM workspaces WHERE id = $1")
-            .bind(id).fetch_one(pool).await.unwrap());
+            .bind(id).fetch_one(pool).await).unwrap();
         assert_eq!(tasks, 30);
     }
 
@@ -214,7 +214,7 @@ contract! {
         with_db!(db, |pool| sqlx::query("DELETE FROM workspaces WHERE id = $1")
             .bind(id).execute(pool).await.map(drop)).unwrap();
         let left: i64 = with_db!(db, |pool| sqlx::query_scalar("SELECT count(*) FROM workspace_auth_tokens")
-            .fetch_one(pool).await.unwrap());
+            .fetch_one(pool).await).unwrap();
         assert_eq!(left, 0);
     }
 }
