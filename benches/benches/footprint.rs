@@ -18,7 +18,7 @@ use serde_json::json;
 
 /// Names another binary to measure.
 const BINARY_VARIABLE: &str = "MOLECULE_BENCH_SERVER";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Long enough for what a server does once after its start, and for the loops that
 /// run every second.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -71,13 +71,29 @@ impl Server {
         }
     }
 
-    /// Kibibytes of memory that are really there.
-    fn resident_kib(&self) -> Option<f64> {
+    /// Memory as the system tells it; none where it does not.
+    fn memory(&self) -> Option<Memory> {
         let path = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(path).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
+        let mib = |name: &str| -> Option<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib / 1024.0)
+        };
+        Some(Memory {
+            resident: mib("VmRSS:")?,
+            own: mib("RssAnon:")?,
+        })
     }
+}
+
+/// MiB that are really there.
+struct Memory {
+    /// All of it, with the pages of the program itself, which the system shares and
+    /// takes back at will.
+    resident: f64,
+    /// What the program allocated.
+    own: f64,
 }
 
 impl Drop for Server {
@@ -123,7 +139,7 @@ fn idle(binary: &Path, starts: usize) {
         let server = Server::start(binary, database.url());
         millis.push(server.answered_after.as_secs_f64() * 1000.0);
         std::thread::sleep(SETTLE);
-        memory.extend(server.resident_kib().map(|kib| kib / 1024.0));
+        memory.extend(server.memory());
     }
     println!("an idle server on an empty SQLite database, {starts} starts");
     println!(
@@ -131,17 +147,20 @@ fn idle(binary: &Path, starts: usize) {
         median(&millis),
         percentile(&millis, 100.0)
     );
+    let resident: Vec<f64> = memory.iter().map(|memory| memory.resident).collect();
+    let own: Vec<f64> = memory.iter().map(|memory| memory.own).collect();
     println!(
-        "  resident memory {} s after the start: median {:.1} MiB, largest {:.1} MiB",
+        "  resident memory {} s after the start: median {:.1} MiB, largest {:.1} MiB; without the program's own pages {:.1} MiB",
         SETTLE.as_secs(),
-        median(&memory),
-        percentile(&memory, 100.0)
+        median(&resident),
+        percentile(&resident, 100.0),
+        median(&own)
     );
 }
 
-/// Lets every agent report once and the tree be read; resident KiB when all of it
-/// is written.
-fn known(binary: &Path, workspaces: usize) -> Option<f64> {
+/// Lets every agent report once and the tree be read; memory when all of it is
+/// written.
+fn known(binary: &Path, workspaces: usize) -> Option<Memory> {
     let database = database();
     let server = Server::start(binary, database.url());
     let agents = block_on(fleet::insert(&database, workspaces));
@@ -155,11 +174,11 @@ fn known(binary: &Path, workspaces: usize) -> Option<f64> {
         let deadline = Instant::now() + PATIENCE;
         while database.count(REPORTED).await < agents.len() as i64 {
             assert!(Instant::now() < deadline, "heartbeats are not written");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
     std::thread::sleep(SETTLE);
-    server.resident_kib()
+    server.memory()
 }
 
 async fn report(address: SocketAddr, agents: &[Agent]) {
@@ -206,16 +225,21 @@ fn main() {
     idle(&binary, starts);
     println!("memory of workspaces whose agents have reported, tree and tokens in memory");
     let [few, many] = sizes.map(|size| {
-        let kib = known(&binary, size).unwrap_or_default();
-        println!(
-            "  {:>7} workspaces: {:.1} MiB resident",
-            grouped(size as f64),
-            kib / 1024.0
-        );
-        kib
+        let memory = known(&binary, size);
+        if let Some(memory) = &memory {
+            println!(
+                "  {:>7} workspaces: {:.1} MiB resident, {:.1} MiB without the program's own pages",
+                grouped(size as f64),
+                memory.resident,
+                memory.own
+            );
+        }
+        memory
     });
-    println!(
-        "  per workspace: {:.0} bytes of everything the process holds (tokens, limits, unreturned memory)",
-        (many - few) * 1024.0 / (sizes[1] - sizes[0]) as f64
-    );
+    if let (Some(few), Some(many)) = (few, many) {
+        println!(
+            "  per workspace: {:.0} bytes of everything the process holds (tokens, limits, unreturned memory)",
+            (many.own - few.own) * 1024.0 * 1024.0 / (sizes[1] - sizes[0]) as f64
+        );
+    }
 }
