@@ -1,23 +1,28 @@
 //! Wiring: from a configuration and a registry to a running server.
 
+mod parts;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use molecule_hooks::{Clock, Registry, Secret};
+use molecule_hooks::{Clock, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::a2a::A2a;
+use parts::{agents, configured_secrets, platform_url};
+pub(crate) use parts::{choose_backend, cipher};
+
 use crate::app::{self, App, Parts};
 use crate::auth::{Auth, TokenHash};
-use crate::backend::{self, DockerBackend, NoBackend, ProcessBackend, SharedBackend};
+use crate::backend::{self, SharedBackend};
 use crate::canvas::Canvas;
 use crate::cidr::Cidr;
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::events::{Event, Events};
-use crate::hooks::{Credentials, HookRunner, hook_secrets};
+use crate::hooks::{Credentials, HookRunner};
 use crate::http::{
     self, Cors, KnownCredential, Limits, Proxies, RateLimiter, Serving, Shell, ShellParts,
     TenantGuard, TrustedCanvas,
@@ -25,7 +30,7 @@ use crate::http::{
 use crate::outbound::Guard;
 use crate::presence::Presence;
 use crate::redact::Redactor;
-use crate::secrets::{Cipher, EncryptionKey, FingerprintError, Fingerprints, Secrets};
+use crate::secrets::{Cipher, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
 use crate::sweeps::{self, Cadence, Sweeps};
@@ -463,104 +468,6 @@ fn trusted_proxies(config: &Config) -> Vec<Cidr> {
     networks
         .filter_map(|network| network.parse().ok())
         .collect()
-}
-
-/// Every secret an operator configured, for the redactor.
-fn configured_secrets(config: &Config) -> Vec<Secret> {
-    let mut secrets = hook_secrets(&config.hooks);
-    secrets.extend(config.auth.admin_token.clone());
-    secrets.extend(config.secrets.encryption_key.clone());
-    secrets.extend(config.secrets.previous_encryption_keys.clone());
-    let url = config.database_url();
-    if let Ok(url) = url::Url::parse(url.expose()) {
-        if let Some(password) = url.password() {
-            // As it stands in the URL, and as the database knows it.
-            let pair = format!("p={}", password.replace('+', "%2B"));
-            let decoded = url::form_urlencoded::parse(pair.as_bytes());
-            secrets.extend(decoded.map(|(_, value)| Secret::new(value)));
-            secrets.push(Secret::new(password));
-        }
-        let parameters = url.query_pairs().filter(|(name, _)| name == "password");
-        secrets.extend(parameters.map(|(_, value)| Secret::new(value)));
-    }
-    secrets
-}
-
-/// The client for calls to agents.
-fn agents() -> Result<reqwest::Client, StartError> {
-    reqwest::Client::builder()
-        .connect_timeout(AGENT_CONNECT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .build()
-        .map_err(|error| StartError::Backend(format!("calls to agents: {error}")))
-}
-
-/// The cipher of the configured keys.
-pub(crate) fn cipher(config: &Config) -> Result<Cipher, StartError> {
-    let parse = |text: &Secret| EncryptionKey::parse(text.expose());
-    let invalid = |field: &str, problem: String| {
-        StartError::from(ConfigError::single(format!("secrets.{field}: {problem}")))
-    };
-    let current = (config.secrets.encryption_key.as_ref().map(parse))
-        .transpose()
-        .map_err(|error| invalid("encryption_key", error.to_string()))?;
-    let previous: Result<Vec<_>, _> = config
-        .secrets
-        .previous_encryption_keys
-        .iter()
-        .map(parse)
-        .collect();
-    let previous =
-        previous.map_err(|error| invalid("previous_encryption_keys", error.to_string()))?;
-    Cipher::new(current.as_ref(), &previous)
-        .map_err(|error| invalid("encryption_key", error.to_string()))
-}
-
-/// `auto` takes Docker if a daemon answers; a backend named by the operator must
-/// work.
-pub(crate) async fn choose_backend(
-    config: &Config,
-    instance: &str,
-) -> Result<SharedBackend, StartError> {
-    let docker = || DockerBackend::connect(config.backend.docker.clone(), instance.to_owned());
-    match config.backend.kind {
-        BackendChoice::None => Ok(Arc::new(NoBackend)),
-        BackendChoice::Process => {
-            let dir = config.backend.process.dir.clone();
-            let dir = dir.unwrap_or_else(|| config.data_dir.0.join("process"));
-            let dir =
-                std::path::absolute(dir).map_err(|error| StartError::Backend(error.to_string()))?;
-            let process = config.backend.process.clone();
-            let process: SharedBackend =
-                Arc::new(ProcessBackend::new(process, dir, instance.to_owned())?);
-            process.check().await?;
-            Ok(process)
-        }
-        BackendChoice::Docker => {
-            let docker: SharedBackend = Arc::new(docker()?);
-            docker.check().await?;
-            Ok(docker)
-        }
-        // Validation refused an organisation id and `control_plane` already.
-        BackendChoice::Auto | BackendChoice::ControlPlane => {
-            let docker: SharedBackend = match docker() {
-                Ok(docker) => Arc::new(docker),
-                Err(_) => return Ok(Arc::new(NoBackend)),
-            };
-            match docker.check().await {
-                Ok(_) => Ok(docker),
-                Err(_) => Ok(Arc::new(NoBackend)),
-            }
-        }
-    }
-}
-
-fn platform_url(config: &Config, backend: &SharedBackend, address: SocketAddr) -> String {
-    match &config.server.platform_url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}:{}", backend.platform_host(), address.port()),
-    }
 }
 
 fn log_start(
