@@ -24,7 +24,8 @@ statement!(WRITE_ONE, const { &write(1) }.as_str());
 ///
 /// An empty SELECT from the table gives the rows below it their types: PostgreSQL
 /// would take bare parameters for texts, and a cast has no name that both engines
-/// know. Spend is only believed upwards of nothing; the time since when an agent
+/// know. The ids are named twice, because SQLite would otherwise look at every row of
+/// the table and ask for each whether it is among these. Spend is only believed upwards of nothing; the time since when an agent
 /// is idle survives as long as it is, and never lies in the future.
 const fn write(rows: usize) -> Text {
     let mut text = Text::new().push(
@@ -53,19 +54,26 @@ const fn write(rows: usize) -> Text {
         }
         row += 1;
     }
-    text.push(") AS r WHERE id = r.r_id AND status <> 'removed' RETURNING id, status")
+    text = text.push(") AS r WHERE id IN (");
+    row = 0;
+    while row < rows {
+        text = text.push(if row > 0 { ", $" } else { "$" });
+        text = text.number(row * COLUMNS + 1);
+        row += 1;
+    }
+    text.push(") AND id = r.r_id AND status <> 'removed' RETURNING id, status")
 }
 
 /// A text written at compile time.
 struct Text {
-    bytes: [u8; 6144],
+    bytes: [u8; 8192],
     length: usize,
 }
 
 impl Text {
     const fn new() -> Self {
         Self {
-            bytes: [0; 6144],
+            bytes: [0; 8192],
             length: 0,
         }
     }
@@ -157,4 +165,32 @@ async fn write_some(
         }
         query.fetch_all(conn).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+
+    use super::*;
+    use crate::store::tests::sqlite;
+
+    #[tokio::test]
+    async fn sqlite_looks_rows_up_instead_of_reading_the_table() {
+        let scratch = sqlite().await;
+        crate::store::migrate(&scratch.db).await.unwrap();
+        let Db::Sqlite(pool) = &scratch.db else {
+            panic!("another engine");
+        };
+        for sql in [WRITE_LARGE, WRITE_SMALL, WRITE_ONE] {
+            let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let plan = sqlx::query(sql).fetch_all(pool).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+            let searches = "SEARCH workspaces USING INDEX sqlite_autoindex_workspaces_1 (id=?)";
+            assert!(steps.iter().any(|step| step == searches), "{steps:?}");
+            // One that finds nothing gives the rows their types.
+            let scans = steps.iter().filter(|s| s.starts_with("SCAN workspaces"));
+            assert_eq!(scans.count(), 1, "{steps:?}");
+        }
+        scratch.close().await;
+    }
 }
