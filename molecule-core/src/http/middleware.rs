@@ -144,7 +144,12 @@ impl Shell {
     /// Who asks, and whether they may go on. Answers those who may not.
     fn admit(&self, request: &mut Request, now: Instant, said: &mut Said) -> Option<Response> {
         let parts = &self.0.parts;
-        match (parts.cors).judge(request.method(), request.uri(), request.headers()) {
+        let judged = match request.uri().path() {
+            // A WebSocket has its own rule for origins, and its own words.
+            "/ws" => Verdict::Skip,
+            _ => (parts.cors).judge(request.method(), request.uri(), request.headers()),
+        };
+        match judged {
             Verdict::Skip => {}
             Verdict::Allow(granted) => said.granted = Some(granted),
             Verdict::End(response) => return Some(response),

@@ -118,7 +118,7 @@ async fn stuck_rows(db: &Db, config: &Config, now: DateTime<Utc>) -> sqlx::Resul
     let timeout = config
         .workspaces
         .provision_timeout_secs
-        .map_or(1800, |secs| i64::try_from(secs).unwrap_or(i64::MAX));
+        .map_or(600, |secs| i64::try_from(secs).unwrap_or(i64::MAX));
     let timeout = TimeDelta::try_seconds(timeout).unwrap_or(STUCK);
     let mut found = Vec::new();
     for (kind, age, text, advice) in [

@@ -86,8 +86,9 @@ on_both_engines! {
         // When more happens, and the server is restarted, and more happens
         change(&app, &agent, false).await;
         change(&app, &agent, true).await;
+        let backend = std::sync::Arc::clone(&app.backend);
         let (database, dir) = app.shutdown().await;
-        let app = strict(engine).start_on(database, dir).await;
+        let app = strict(engine).backend(backend).start_on(database, dir).await;
         change(&app, &agent, false).await;
 
         // Then it gets just that, and goes on live

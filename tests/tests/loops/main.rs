@@ -1,6 +1,5 @@
 //! What runs by itself.
 
-mod budget;
 mod doctor;
 mod health;
 mod hibernation;

@@ -68,10 +68,13 @@ on_both_engines! {
         let database = TestDatabase::create(engine).await;
         // Values in plain text, then under an old key
         let app = server(engine, &database, None, &[]).await;
-        Agent::start(&app, json!({ "name": "plain", "secrets": { "KEY": "hunter2-plain" } })).await;
+        let plain = Agent::start(&app, json!({ "name": "plain", "secrets": { "KEY": "hunter2-plain" } })).await;
+        // Who is paused is not restarted for a secret, and keeps what it booted with.
+        assert_eq!(crate::requests::admin(&app, "POST", &format!("/workspaces/{}/pause", plain.id)).await.status, 200);
         app.shutdown().await;
         let app = server(engine, &database, Some(OLD), &[]).await;
         let agent = Agent::start(&app, json!({ "name": "old", "secrets": { "KEY": "hunter2-old" } })).await;
+        assert_eq!(crate::requests::admin(&app, "POST", &format!("/workspaces/{}/pause", agent.id)).await.status, 200);
         assert_saved(&set(&app, "/settings/secrets", "SHARED", "hunter2-shared").await, "SHARED");
         app.shutdown().await;
 
