@@ -146,7 +146,7 @@ impl Shell {
         let parts = &self.0.parts;
         let judged = match request.uri().path() {
             // A WebSocket has its own rule for origins, and its own words.
-            "/ws" => Verdict::Skip,
+            "/ws" if request.method() == http::Method::GET => Verdict::Skip,
             _ => (parts.cors).judge(request.method(), request.uri(), request.headers()),
         };
         match judged {
