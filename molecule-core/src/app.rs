@@ -17,7 +17,9 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::hooks::Credentials;
 use crate::http::HasBodyLimit;
+use crate::images::Images;
 use crate::presence::Presence;
+use crate::rollout::Rollout;
 use crate::secrets::Secrets;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
@@ -53,8 +55,10 @@ pub(crate) struct Parts {
     pub(crate) canvas: Canvas,
     pub(crate) credentials: Credentials,
     pub(crate) events: Events,
+    pub(crate) images: Images,
     pub(crate) leader: Leader,
     pub(crate) presence: Presence,
+    pub(crate) rollout: Rollout,
     pub(crate) secrets: Secrets,
     pub(crate) supervisor: Supervisor,
     pub(crate) workspaces: Workspaces,
@@ -117,6 +121,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(crate::a2a::routes::router())
         .merge(crate::auth::routes::router())
         .merge(crate::canvas::routes::router())
+        .merge(crate::images::routes::router())
+        .merge(crate::rollout::routes::router())
         .merge(crate::events::routes::router())
         .merge(crate::secrets::routes::router())
         .merge(crate::workspaces::routes::router())

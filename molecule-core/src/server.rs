@@ -27,9 +27,11 @@ use crate::http::{
     self, Cors, KnownCredential, Limits, Proxies, RateLimiter, Serving, Shell, ShellParts,
     TenantGuard, TrustedCanvas,
 };
+use crate::images::{self, Images};
 use crate::outbound::Guard;
 use crate::presence::Presence;
 use crate::redact::Redactor;
+use crate::rollout::{self, Rollout};
 use crate::secrets::{Cipher, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
@@ -335,6 +337,12 @@ impl Wiring {
             revocations.revocations()
         });
         let credentials = Credentials::new(registry.clone(), redactor.clone(), clock.clone());
+        let images = Images::new(images::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            backend: Arc::clone(&backend),
+        });
         let workspaces = Workspaces::new(Services {
             config: Arc::clone(&config),
             clock: clock.clone(),
@@ -346,6 +354,7 @@ impl Wiring {
             events: events.clone(),
             directory,
             hierarchy,
+            images: images.clone(),
             guard: Guard::new(&config),
             relay: relay.clone(),
             leader: leader.clone(),
@@ -378,6 +387,14 @@ impl Wiring {
             supervisor: supervisor.clone(),
         });
         sweeps.start(&cadence);
+        let rollout = Rollout::new(rollout::Services {
+            config: Arc::clone(&config),
+            backend: Arc::clone(&backend),
+            leader: leader.clone(),
+            supervisor: supervisor.clone(),
+            workspaces: workspaces.clone(),
+        });
+        rollout.start();
         let canvas = Canvas::new(db.clone(), clock.clone());
         let closing = CancellationToken::new();
         let timeout = Duration::from_secs(config.server.request_timeout_secs);
@@ -420,8 +437,10 @@ impl Wiring {
             canvas,
             credentials,
             events: events.clone(),
+            images,
             leader,
             presence,
+            rollout,
             secrets,
             supervisor,
             workspaces,

@@ -60,6 +60,7 @@ missing_packages() {
   [[ -e /etc/ssl/certs/ca-certificates.crt ]] || echo ca-certificates
   has_static_busybox || echo busybox-static
   if ! docker_answers && ! has_docker; then echo docker.io; fi
+  command -v docker-registry >/dev/null || echo docker-registry
   if uses_own_postgres && ! find_postgres; then echo postgresql; fi
 }
 

@@ -300,6 +300,7 @@ impl WorkspaceBackend for FakeBackend {
             instance_id: format!("fake-{id}"),
             url: (self.state(|state| state.url.clone()))
                 .unwrap_or_else(|| "http://127.0.0.1:9".to_owned()),
+            image_digest: None,
         })
     }
 

@@ -67,6 +67,8 @@ mod tests {
             workspace_access: WorkspaceAccess::None,
             existing_config: None,
             reset_session: false,
+            image_pin: None,
+            progress: crate::backend::Progress::none(),
         }
     }
 

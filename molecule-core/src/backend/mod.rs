@@ -4,12 +4,17 @@
 //! domain room. Whoever calls it decides what to store and what to tell clients:
 //! a [`BackendError`] is for the log only.
 
+mod changes;
 mod console;
 pub mod docker;
 mod environment;
+mod fact;
+mod images;
 pub mod process;
+mod progress;
 mod scrub;
 mod template;
+mod terminal;
 mod undo;
 
 use std::path::PathBuf;
@@ -21,9 +26,14 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use changes::{Change, Changes};
 pub use console::{Console, MAX_CONSOLE_BYTES};
 pub use docker::DockerBackend;
+pub use fact::{Fact, FactLevel};
+pub use images::{ImageDigest, ImageRequest, ImageUser, Images, KNOWN_RUNTIMES, ObtainedImage};
 pub use process::ProcessBackend;
+pub use progress::{Phase, Progress, Step};
+pub use terminal::{Terminal, TerminalControl, TerminalSession, TerminalSize};
 pub(crate) use undo::UndoStack;
 
 /// Starts, stops and watches the compute and the storage of workspaces.
@@ -132,6 +142,28 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         None
     }
 
+    /// The images of runtimes, if this backend runs images.
+    fn images(&self) -> Option<&dyn Images> {
+        None
+    }
+
+    /// Shells next to agents, if this backend has them.
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        None
+    }
+
+    /// What happens to compute from now on, if this backend tells. Without it, who
+    /// wants to know has to look often.
+    fn changes(&self) -> Option<Changes> {
+        None
+    }
+
+    /// What an operator should know about this backend, for `doctor`: versions,
+    /// space, what can be reached.
+    async fn facts(&self) -> Vec<Fact> {
+        Vec::new()
+    }
+
     /// Ends what the backend itself runs (watchers, for instance). Workspaces
     /// keep running across a restart of the server.
     async fn shutdown(&self) {}
@@ -190,6 +222,11 @@ pub struct StartSpec {
     /// Discard what the agent remembers of earlier sessions, where the backend
     /// keeps it apart from the config directory.
     pub reset_session: bool,
+    /// Content of the image, when an administrator pinned the one of the runtime;
+    /// ignored by backends without images.
+    pub image_pin: Option<ImageDigest>,
+    /// Where to tell how the start gets on.
+    pub progress: Progress,
 }
 
 /// How a workspace that keeps its files is started.
@@ -242,6 +279,9 @@ pub struct Instance {
     pub instance_id: String,
     /// URL at which this server reaches the agent.
     pub url: String,
+    /// Content of the image it runs, as a registry names it; none when that is not
+    /// known or there is no image.
+    pub image_digest: Option<ImageDigest>,
 }
 
 /// Names an instance for [`stop`](WorkspaceBackend::stop),

@@ -119,6 +119,8 @@ mod tests {
             workspace_access: WorkspaceAccess::None,
             existing_config: None,
             reset_session: false,
+            image_pin: None,
+            progress: crate::backend::Progress::none(),
         }
     }
 

@@ -19,13 +19,14 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// Everything that is a mapping with known keys.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "server",
     "database",
     "auth",
     "secrets",
     "backend",
     "backend.docker",
+    "backend.docker.local_build",
     "backend.process",
     "control_plane",
     "workspaces",

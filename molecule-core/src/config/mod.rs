@@ -2,6 +2,7 @@
 //! process environment. Nothing else in the server reads the environment.
 
 pub mod backend;
+mod docker;
 mod environment;
 mod example;
 mod load;
@@ -15,7 +16,10 @@ use std::path::PathBuf;
 use molecule_hooks::{HooksConfig, Secret};
 use serde::Deserialize;
 
-pub use backend::{BackendChoice, BackendConfig, DockerConfig, ProcessConfig};
+pub use backend::{
+    BackendChoice, BackendConfig, DockerConfig, LocalBuildConfig, ProcessConfig,
+    RegistryCredentials,
+};
 pub use environment::{ENV_VARS, EnvVar};
 pub use example::example;
 pub use load::{ConfigError, Sources};

@@ -223,8 +223,8 @@ fn backend(config: &Config, found: &mut Vec<String>) {
     if positive.clone().any(|limit| *limit <= 0) {
         found.push("backend.docker: memory_mb and cpu_shares must be positive".to_owned());
     }
-    if backend.docker.network.is_empty() || backend.docker.image_prefix.is_empty() {
-        found.push("backend.docker: network and image_prefix must not be empty".to_owned());
+    if backend.docker.network.is_empty() {
+        found.push("backend.docker.network: must not be empty".to_owned());
     }
 }
 

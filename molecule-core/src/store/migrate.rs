@@ -20,6 +20,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0002_fleet_control.sql"),
         include_str!("../../migrations/postgres/0002_fleet_control.sql"),
     ),
+    (
+        3,
+        "docker images",
+        include_str!("../../migrations/sqlite/0003_docker_images.sql"),
+        include_str!("../../migrations/postgres/0003_docker_images.sql"),
+    ),
 ];
 
 fn migrator(db: &Db, known: &[(i64, &'static str, &'static str, &'static str)]) -> Migrator {

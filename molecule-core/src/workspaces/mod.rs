@@ -54,6 +54,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::hooks::HookRunner;
+use crate::images::Images;
 use crate::outbound::Guard;
 use crate::redact::Redactor;
 use crate::secrets::{Secrets, aad};
@@ -85,6 +86,7 @@ pub(crate) struct Services {
     pub(crate) events: Events,
     pub(crate) directory: Directory,
     pub(crate) hierarchy: Hierarchy,
+    pub(crate) images: Images,
     pub(crate) guard: Guard,
     pub(crate) relay: Relay,
     pub(crate) leader: Leader,

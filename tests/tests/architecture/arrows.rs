@@ -10,7 +10,7 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 21] = [
+const ALLOWED: [(&str, &[&str]); 23] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
@@ -47,6 +47,18 @@ const ALLOWED: [(&str, &[&str]); 21] = [
         &["config", "error", "redact", "store", "supervisor"],
     ),
     ("canvas", &["error", "store"]),
+    ("images", &["backend", "config", "error", "store"]),
+    (
+        "rollout",
+        &[
+            "backend",
+            "config",
+            "error",
+            "store",
+            "supervisor",
+            "workspaces",
+        ],
+    ),
     ("hooks", &["config", "error", "redact"]),
     (
         "presence",
@@ -85,6 +97,7 @@ const ALLOWED: [(&str, &[&str]); 21] = [
             "error",
             "events",
             "hooks",
+            "images",
             "outbound",
             "provlog",
             "redact",

@@ -63,6 +63,8 @@ pub(crate) fn spec() -> StartSpec {
         workspace_access: WorkspaceAccess::None,
         existing_config: None,
         reset_session: false,
+        image_pin: None,
+        progress: molecule_core::backend::Progress::none(),
     }
 }
 

@@ -288,6 +288,8 @@ mod tests {
             workspace_access: access,
             existing_config: None,
             reset_session: false,
+            image_pin: None,
+            progress: crate::backend::Progress::none(),
         }
     }
 

@@ -6,22 +6,12 @@ use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 
 use super::daemon::{CallError, Daemon};
-use crate::backend::BackendError;
 use crate::backend::scrub::Scrubber;
+use crate::backend::{BackendError, KNOWN_RUNTIMES};
 use crate::config::backend::DockerConfig;
 
-/// Runtimes for which the prefix has an image.
-const KNOWN_RUNTIMES: &[&str] = &[
-    "autogen",
-    "claude-code",
-    "codex",
-    "crewai",
-    "deepagents",
-    "gemini-cli",
-    "hermes",
-    "langgraph",
-    "openclaw",
-];
+/// Where the images are that were published with the runtimes.
+const DEFAULT_PREFIX: &str = "ghcr.io/molecule-ai";
 
 const OPERATION: &str = "choose image";
 
@@ -53,10 +43,7 @@ pub(super) fn reference(config: &DockerConfig, runtime: &str) -> Result<String, 
             KNOWN_RUNTIMES.join(", ")
         ));
     }
-    let prefix = config.image_prefix.trim_end_matches('/');
-    if prefix.is_empty() {
-        return refuse("backend.docker.image_prefix is empty".to_owned());
-    }
+    let prefix = config.registry_prefix().unwrap_or(DEFAULT_PREFIX);
     Ok(format!("{prefix}/workspace-template-{runtime}:latest"))
 }
 

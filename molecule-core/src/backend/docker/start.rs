@@ -130,6 +130,7 @@ impl Start {
         Ok(Instance {
             instance_id: container,
             url,
+            image_digest: None,
         })
     }
 

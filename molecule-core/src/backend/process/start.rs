@@ -88,6 +88,7 @@ async fn steps(
     Ok(Instance {
         instance_id: record.instance_id(),
         url: record.url(),
+        image_digest: None,
     })
 }
 

@@ -34,7 +34,7 @@ use super::model::Status;
 use super::store::lease::{self, Lease};
 use super::store::lifecycle;
 use super::{Services, store};
-use crate::backend::{Instance, InstanceRef, Liveness, UndoStack};
+use crate::backend::{InstanceRef, Liveness, UndoStack};
 use crate::provlog::provlog;
 use crate::store::timestamp;
 
@@ -219,7 +219,7 @@ impl Provisioner {
             return false;
         }
         let now = timestamp(&services.clock);
-        let adopted = lease::adopt(&services.db, id, &Instance { instance_id, url }, now).await;
+        let adopted = lease::adopt(&services.db, id, &instance_id, &url, now).await;
         if matches!(adopted, Ok(true)) {
             tracing::info!(workspace.id = %id, "running agent adopted");
         }

@@ -16,7 +16,7 @@ use super::Provisioner;
 use super::failure::{Failure, Step};
 use crate::auth::mint;
 use crate::backend::{
-    BackendError, ConfigFile, ExistingConfig, Instance, InstanceRef, StartSpec, UndoStack,
+    BackendError, ConfigFile, ExistingConfig, Instance, InstanceRef, Progress, StartSpec, UndoStack,
 };
 use crate::error::Error;
 use crate::secrets::aad;
@@ -66,6 +66,7 @@ impl Provisioner {
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let mut spec = self.spec(workspace, &env, template, files);
         spec.reset_session = boot.reset_session;
+        spec.image_pin = services.images.pin_of(&spec.runtime).await;
         if keeps {
             let fallback = spec.template_dir.take();
             spec.existing_config = Some(ExistingConfig { fallback });
@@ -214,6 +215,8 @@ impl Provisioner {
             workspace_access: workspace.access(),
             existing_config: None,
             reset_session: false,
+            image_pin: None,
+            progress: Progress::none(),
         }
     }
 

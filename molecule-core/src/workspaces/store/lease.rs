@@ -78,14 +78,15 @@ statement!(
 pub(in super::super) async fn adopt(
     db: &Db,
     id: Uuid,
-    instance: &Instance,
+    instance_id: &str,
+    url: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     with_db!(db, |pool| sqlx::query(ADOPT)
         .bind(id)
         .bind(now)
-        .bind(&instance.url)
-        .bind(&instance.instance_id)
+        .bind(url)
+        .bind(instance_id)
         .execute(pool)
         .await
         .map(|done| done.rows_affected() == 1))

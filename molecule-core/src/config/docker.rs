@@ -1,0 +1,154 @@
+//! The `backend.docker` section.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use molecule_hooks::Secret;
+use serde::Deserialize;
+
+use super::backend::non_empty_var;
+
+/// Settings of the Docker backend.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DockerConfig {
+    /// `unix:///path` or `tcp://host:port` of the daemon; none means the client
+    /// default (`DOCKER_HOST`, else the local socket).
+    pub host: Option<String>,
+    /// Folder with `ca.pem`, `cert.pem` and `key.pem`; makes a `tcp://` daemon
+    /// be spoken to over TLS, and only with a certificate that `ca.pem` vouches
+    /// for. None means `DOCKER_CERT_PATH` (else `~/.docker`) when
+    /// `DOCKER_TLS_VERIFY` is set, and no TLS otherwise.
+    pub tls_dir: Option<PathBuf>,
+    /// Bridge network that all workspaces join; created when missing.
+    pub network: String,
+    /// Prefix of `<prefix>/workspace-template-<runtime>:latest`, for example
+    /// `ghcr.io/acme`. Without one, images of runtimes that [`images`](Self::images)
+    /// does not name are built on this machine: see [`local_build`](Self::local_build).
+    pub image_registry: Option<String>,
+    /// Image per runtime; wins over registry and local build.
+    pub images: BTreeMap<String, String>,
+    /// `os/architecture` of the images, for example `linux/amd64`. Empty means what
+    /// the daemon prefers; none means `linux/amd64` on an ARM Mac and what the daemon
+    /// prefers elsewhere.
+    pub image_platform: Option<String>,
+    /// When not empty, pins of images are ignored: for developers who work on an
+    /// image and want the one they built.
+    pub image_local_override: Option<String>,
+    /// Whether the server looks every five minutes for newer images of the runtimes
+    /// and restarts who uses an older one.
+    pub image_auto_refresh: bool,
+    /// Name and password per registry host, for example `registry.acme.com:5000`.
+    pub registries: BTreeMap<String, RegistryCredentials>,
+    /// Name for `ghcr.io`; needs [`ghcr_token`](Self::ghcr_token).
+    pub ghcr_user: Option<String>,
+    /// Token for `ghcr.io`; needs [`ghcr_user`](Self::ghcr_user).
+    pub ghcr_token: Option<Secret>,
+    /// How images are built on this machine.
+    pub local_build: LocalBuildConfig,
+    /// Lets workspaces of tier 3 and 4 be what their tier means: privileged, in the
+    /// process namespace of the host, and for tier 4 on the network of the host with
+    /// the socket of the daemon. Whoever controls such an agent controls the host.
+    /// Without this they only get the memory and processors of their tier.
+    pub privileged_tiers: bool,
+    /// Seconds that one call to the daemon may take (pulls excepted).
+    pub timeout_secs: u64,
+    /// Seconds that pulling or building an image may take. It is part of a
+    /// provisioning, so `workspaces.provision_deadline_secs` bounds it too: a value
+    /// above that deadline has no effect.
+    pub pull_timeout_secs: u64,
+    /// Memory limit in MiB for tiers 2, 3 and 4.
+    pub memory_mb: [i64; 3],
+    /// CPU shares for tiers 2, 3 and 4; 1024 is one CPU.
+    pub cpu_shares: [i64; 3],
+}
+
+/// How a registry knows us.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryCredentials {
+    /// Name of the account.
+    pub username: String,
+    /// Its password or token.
+    pub password: Secret,
+}
+
+/// Building the images of runtimes from their repositories.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalBuildConfig {
+    /// URL to which the name of a runtime is added to get its repository:
+    /// `https://host/organisation/prefix-`.
+    pub repo_prefix: String,
+    /// Token with which private repositories are read.
+    pub token: Option<Secret>,
+    /// Folder for sources; default `$XDG_CACHE_HOME/molecule/workspace-template-build`,
+    /// else the same below `~/.cache`, else below the folder for temporary files.
+    pub cache_dir: Option<PathBuf>,
+    /// How many sources and images per runtime are kept, newest first.
+    pub keep: usize,
+}
+
+impl Default for LocalBuildConfig {
+    fn default() -> Self {
+        Self {
+            repo_prefix: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-"
+                .to_owned(),
+            token: None,
+            cache_dir: None,
+            keep: 3,
+        }
+    }
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self {
+            host: None,
+            tls_dir: None,
+            network: "molecule-monorepo-net".to_owned(),
+            image_registry: None,
+            images: BTreeMap::new(),
+            image_platform: None,
+            image_local_override: None,
+            image_auto_refresh: false,
+            registries: BTreeMap::new(),
+            ghcr_user: None,
+            ghcr_token: None,
+            local_build: LocalBuildConfig::default(),
+            privileged_tiers: false,
+            timeout_secs: 30,
+            pull_timeout_secs: 600,
+            memory_mb: [512, 2048, 4096],
+            cpu_shares: [1024, 2048, 4096],
+        }
+    }
+}
+
+impl DockerConfig {
+    /// The address of the daemon: the configured one, else `DOCKER_HOST`, else
+    /// the local socket.
+    pub fn daemon_host(&self) -> String {
+        self.host
+            .clone()
+            .or_else(|| non_empty_var("DOCKER_HOST"))
+            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned())
+    }
+
+    /// The folder with the TLS material, when the daemon is spoken to over TLS:
+    /// see [`tls_dir`](Self::tls_dir).
+    pub fn daemon_tls_dir(&self) -> Option<PathBuf> {
+        self.tls_dir.clone().or_else(|| {
+            non_empty_var("DOCKER_TLS_VERIFY")?;
+            non_empty_var("DOCKER_CERT_PATH")
+                .map(PathBuf::from)
+                .or_else(|| Some(std::env::home_dir()?.join(".docker")))
+        })
+    }
+
+    /// The registry prefix without a slash at its end; none in local-build mode.
+    pub fn registry_prefix(&self) -> Option<&str> {
+        let prefix = self.image_registry.as_deref()?.trim_end_matches('/');
+        (!prefix.is_empty()).then_some(prefix)
+    }
+}
