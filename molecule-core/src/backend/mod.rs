@@ -210,6 +210,8 @@ pub struct StartSpec {
     pub env: Vec<(String, Secret)>,
     /// Folder copied into the config directory before [`files`](Self::files).
     pub template_dir: Option<PathBuf>,
+    /// Where a template must lie once its links are resolved; anywhere without it.
+    pub template_root: Option<PathBuf>,
     /// Files for the config directory, written before the agent starts.
     pub files: Vec<ConfigFile>,
     /// Folder of this machine to mount as `/workspace`.

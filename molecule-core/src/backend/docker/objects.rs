@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::container::AGENT_PORT;
 use super::daemon::{CallError, Daemon};
-use super::names;
+use super::isolation;
+use super::names::{self, Labels};
 
 /// A container as found under one of a workspace's names.
 pub(super) enum Found {
@@ -57,11 +58,14 @@ pub(super) async fn find(daemon: &Daemon, name: &str, instance: &str) -> Result<
 
 /// Where this server reaches the agent in a container; `None` when it does not
 /// run or its port is not published. The daemon publishes another port each time
-/// the container starts.
+/// the container starts; one on the network of the host keeps the one it was given.
 pub(super) fn agent_url(container: &ContainerInspectResponse) -> Option<String> {
     let state = container.state.as_ref()?;
     if state.running != Some(true) || state.restarting == Some(true) {
         return None;
+    }
+    if let Some(port) = host_port(container) {
+        return Some(format!("http://127.0.0.1:{port}"));
     }
     let ports = container.network_settings.as_ref()?.ports.as_ref()?;
     let port = ports
@@ -70,6 +74,13 @@ pub(super) fn agent_url(container: &ContainerInspectResponse) -> Option<String> 
         .flatten()
         .find_map(|binding| binding.host_port.as_ref()?.parse::<u16>().ok())?;
     (port != 0).then(|| format!("http://127.0.0.1:{port}"))
+}
+
+/// The port of an agent on the network of the host; `None` for any other.
+pub(super) fn host_port(container: &ContainerInspectResponse) -> Option<u16> {
+    let on_host = container.host_config.as_ref()?.network_mode.as_deref() == Some("host");
+    let labels = container.config.as_ref()?.labels.as_ref();
+    on_host.then(|| isolation::port_of(labels)).flatten()
 }
 
 /// Removes a container, running or not, with its anonymous volumes. Stopping it
@@ -109,17 +120,25 @@ pub(super) enum Removed {
     InUse(CallError),
 }
 
-/// Removes a volume that is not somebody else's; none is fine.
+/// The labels of a volume; `None` when there is none.
+pub(super) async fn find_volume(daemon: &Daemon, name: &str) -> Result<Option<Labels>, CallError> {
+    match daemon.call(|client| client.inspect_volume(name)).await {
+        Ok(volume) => Ok(Some(volume.labels)),
+        Err(error) if error.is_volume_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a volume of a workspace unless it is somebody else's; none is fine.
 pub(super) async fn remove_volume(
     daemon: &Daemon,
     name: &str,
     instance: &str,
+    workspace: Uuid,
 ) -> Result<Removed, CallError> {
-    match daemon.call(|client| client.inspect_volume(name)).await {
-        Ok(volume) if names::is_our_volume(&volume.labels, instance) => {}
-        Ok(_) => return Ok(Removed::Yes),
-        Err(error) if error.is_volume_missing() => return Ok(Removed::Yes),
-        Err(error) => return Err(error),
+    match find_volume(daemon, name).await? {
+        Some(labels) if names::is_our_volume(&labels, instance, workspace) => {}
+        _ => return Ok(Removed::Yes),
     }
     match daemon
         .call(|client| client.remove_volume(name, None::<RemoveVolumeOptions>))

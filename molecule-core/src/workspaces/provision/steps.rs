@@ -65,6 +65,9 @@ impl Provisioner {
         services.note_timeout(lease, &facts).await;
         let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
         let mut spec = self.spec(workspace, &env, template, files);
+        if let (BootSource::OrgTemplate(_), Some(root)) = (&boot.source, &spec.template_root) {
+            spec.template_root = restart_source::org_templates(root);
+        }
         spec.reset_session = boot.reset_session;
         spec.image_pin = services.images.pin_of(&spec.runtime).await;
         if keeps {
@@ -209,6 +212,7 @@ impl Provisioner {
                 .iter()
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))
                 .collect(),
+            template_root: template_dir.as_ref().and(config.templates_dir.clone()),
             template_dir,
             files,
             workspace_dir: dir.or_else(|| config.workspace_dir.clone()),
