@@ -5,6 +5,7 @@
 //! to another one is ever stopped, replaced or deleted.
 
 mod archive;
+mod build;
 mod config_file;
 mod container;
 mod daemon;
@@ -34,7 +35,7 @@ use self::names::Labels;
 use self::objects::Found;
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
+    BackendError, BackendKind, Images, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
     WorkspaceBackend, platform_env,
 };
 use crate::config::backend::DockerConfig;
@@ -56,6 +57,7 @@ struct Inner {
     /// Ports of the agents that are on the network of the host, as far as known. An
     /// entry goes with the container.
     host_ports: Mutex<HashMap<Uuid, u16>>,
+    images: image::State,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -92,6 +94,7 @@ impl DockerBackend {
         let daemon = Daemon::new(&config)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                images: image::State::new(&config),
                 config,
                 instance,
                 daemon,
@@ -238,6 +241,10 @@ impl WorkspaceBackend for DockerBackend {
             });
         };
         Ok(Scrubber::plain().clean(&format!("Docker {engine} (API {api})")))
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 
     async fn shutdown(&self) {

@@ -16,13 +16,13 @@ use uuid::Uuid;
 use self::volumes::Sessions;
 use super::container::{CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
-use super::image::{self, Image};
+use super::image::{self, Platform};
 use super::isolation::Isolation;
 use super::objects::{self, Found};
 use super::{Inner, names, network};
 use crate::backend::environment::agent_env;
 use crate::backend::scrub::Scrubber;
-use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
+use crate::backend::{BackendError, ImageRequest, Instance, ObtainedImage, StartSpec, UndoStack};
 
 /// What one step may take to be undone.
 const UNDO_BOUND: Duration = Duration::from_secs(30);
@@ -61,7 +61,11 @@ impl Start {
     async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
         let config = &self.inner.config;
         let id = self.spec.workspace_id;
-        let image = image::reference(config, &self.spec.runtime)?;
+        let wanted = ImageRequest {
+            runtime: self.spec.runtime.clone(),
+            pin: self.spec.image_pin.clone(),
+        };
+        image::reference(config, &wanted)?;
         let isolation = self.isolation();
         let workspace = Workspace::of(&self.spec, isolation)?;
         let sessions = Sessions::of(&self.spec, isolation);
@@ -72,7 +76,7 @@ impl Start {
             Some(self.ensure_network().await?)
         };
         // Before the old container goes: without an image it had better stay.
-        self.ensure_image(&image).await?;
+        let image = self.ensure_image(&wanted).await?;
         let mut volumes = self.ensure_volumes(undo, &workspace, sessions).await?;
         self.remove_stale().await?;
         if let Some(fresh) = self.reset_sessions(undo, sessions).await? {
@@ -87,7 +91,7 @@ impl Start {
             spec: &self.spec,
             config,
             isolation,
-            image: &image,
+            image: &image.reference,
             configs: &volumes.configs.name,
             sessions: volumes.sessions.as_ref().map(|volume| volume.name.as_str()),
             workspace: &workspace,
@@ -118,7 +122,7 @@ impl Start {
         Ok(Instance {
             instance_id: container,
             url,
-            image_digest: None,
+            image_digest: image.digest,
         })
     }
 
@@ -145,21 +149,8 @@ impl Start {
         .map_err(|error| self.error("ensure network", error))
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), BackendError> {
-        let bound = Duration::from_secs(self.inner.config.pull_timeout_secs.max(1));
-        match self
-            .read(image::ensure(&self.inner.daemon, image, bound))
-            .await
-        {
-            Ok(Image::Present) => Ok(()),
-            Ok(Image::Missing(cause)) => Err(image::missing(
-                image,
-                &self.spec.runtime,
-                &cause,
-                &self.scrub,
-            )),
-            Err(error) => Err(self.error("find image", error)),
-        }
+    async fn ensure_image(&self, wanted: &ImageRequest) -> Result<ObtainedImage, BackendError> {
+        image::obtain(&self.inner, wanted, &self.spec.progress, &self.cancel).await
     }
 
     /// Removes what was left under the names of this workspace. A removal that is
@@ -206,7 +197,11 @@ impl Start {
         (name, body): (String, ContainerCreateBody),
     ) -> Result<String, BackendError> {
         let image = body.image.clone().unwrap_or_default();
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let platform = Platform::of(&self.inner.config).map(|platform| platform.to_string());
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&name)
+            .platform(platform.as_deref().unwrap_or_default())
+            .build();
         let settled = self.undo_with(undo, operation, name, |inner, name, attempt, settled| {
             Box::pin(async move {
                 objects::take_back_container(&inner.daemon, &name, attempt, settled).await
