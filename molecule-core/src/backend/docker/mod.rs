@@ -5,6 +5,7 @@
 //! to another one is ever stopped, replaced or deleted.
 
 mod archive;
+mod build;
 mod config_file;
 mod container;
 mod daemon;
@@ -50,6 +51,7 @@ struct Inner {
     config: DockerConfig,
     instance: String,
     daemon: Daemon,
+    builds: build::Builds,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -84,11 +86,13 @@ impl DockerBackend {
             });
         }
         let daemon = Daemon::new(&config)?;
+        let builds = build::Builds::new(&config)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 instance,
                 daemon,
+                builds,
             }),
             starts: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -235,6 +239,8 @@ impl WorkspaceBackend for DockerBackend {
         {
             tracing::warn!("a workspace start did not end in time for the shutdown");
         }
+        // After the starts, which are what builds are for.
+        self.inner.builds.shutdown(SHUTDOWN_BOUND).await;
     }
 }
 

@@ -19,7 +19,7 @@ use super::container::{CONFIG_PATH, Shape, Workspace, agent_url};
 use super::daemon::CallError;
 use super::image::{self, Image};
 use super::objects::{self, Found};
-use super::{Inner, config_file, names, network};
+use super::{Inner, build, config_file, names, network};
 use crate::backend::environment::agent_env;
 use crate::backend::scrub::Scrubber;
 use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
@@ -70,7 +70,7 @@ struct Start {
 
 impl Start {
     async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
-        let image = image::reference(&self.inner.config, &self.spec.runtime)?;
+        let image = self.choose_image().await?;
         let workspace = Workspace::of(&self.spec)?;
         let env = agent_env(&self.spec, CONFIG_PATH, Vec::new())?;
         let network = self.ensure_network().await?;
@@ -142,6 +142,17 @@ impl Start {
         ))
         .await
         .map_err(|error| self.error("ensure network", error))
+    }
+
+    /// In local-build mode the image is there with this.
+    async fn choose_image(&self) -> Result<String, BackendError> {
+        let (config, runtime) = (&self.inner.config, &self.spec.runtime);
+        if config.registry_prefix().is_some() || config.images.contains_key(runtime) {
+            return image::reference(config, runtime);
+        }
+        let progress = &self.spec.progress;
+        let built = build::ensure(&self.inner, runtime, progress, &self.cancel).await?;
+        Ok(built.reference)
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), BackendError> {
