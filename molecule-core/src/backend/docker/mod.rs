@@ -58,6 +58,7 @@ struct Inner {
     /// entry goes with the container.
     host_ports: Mutex<HashMap<Uuid, u16>>,
     images: image::State,
+    builds: build::Builds,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -92,6 +93,7 @@ impl DockerBackend {
             });
         }
         let daemon = Daemon::new(&config)?;
+        let builds = build::Builds::new(&config)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 images: image::State::new(&config),
@@ -99,6 +101,7 @@ impl DockerBackend {
                 instance,
                 daemon,
                 host_ports: Mutex::default(),
+                builds,
             }),
             starts: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -256,6 +259,8 @@ impl WorkspaceBackend for DockerBackend {
         {
             tracing::warn!("a workspace start did not end in time for the shutdown");
         }
+        // After the starts, which are what builds are for.
+        self.inner.builds.shutdown(SHUTDOWN_BOUND).await;
     }
 }
 

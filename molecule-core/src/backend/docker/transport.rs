@@ -26,8 +26,8 @@ use crate::config::backend::DockerConfig;
 
 /// Most bytes one call may answer with.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// The same for the progress of a pull, which is long but never kept.
-const MAX_PULL_BYTES: usize = 128 * 1024 * 1024;
+/// The same for the progress of a pull or a build, which is long but never kept.
+const MAX_PROGRESS_BYTES: usize = 128 * 1024 * 1024;
 /// The library's own limit per answer head, in seconds. Callers set shorter ones
 /// that include the body; this only must not be in their way.
 const LIBRARY_TIMEOUT_SECS: u64 = 24 * 60 * 60;
@@ -118,9 +118,9 @@ impl Connections {
         let closing = self.closing.clone();
         let connect = self.endpoint.connect();
         async move {
-            let pull = request.uri().path().ends_with("/images/create");
-            let left = if pull {
-                MAX_PULL_BYTES
+            let path = request.uri().path();
+            let left = if path.ends_with("/images/create") || path.ends_with("/build") {
+                MAX_PROGRESS_BYTES
             } else {
                 MAX_ANSWER_BYTES
             };
