@@ -1,0 +1,3 @@
+//! What tests of images share.
+
+pub(crate) mod registry;
