@@ -392,9 +392,10 @@ impl Wiring {
             backend: Arc::clone(&backend),
             leader: leader.clone(),
             supervisor: supervisor.clone(),
+            images: images.clone(),
             workspaces: workspaces.clone(),
         });
-        rollout.start();
+        rollout.start(cadence.images);
         let canvas = Canvas::new(db.clone(), clock.clone());
         let closing = CancellationToken::new();
         let timeout = Duration::from_secs(config.server.request_timeout_secs);

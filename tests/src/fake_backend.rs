@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_core::backend::{
-    BackendError, BackendKind, Console, Instance, InstanceRef, Liveness, ManagedInstance,
+    BackendError, BackendKind, Console, Images, Instance, InstanceRef, Liveness, ManagedInstance,
     StartSpec, WorkspaceBackend,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::fake_images::FakeImages;
 
 /// How the next calls behave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub enum Fault {
     None,
     /// `start` fails with this reason.
     StartFails(String),
+    /// `start` finds the backend away.
+    StartUnavailable,
     /// `start` waits for cancellation.
     StartHangs,
     /// `start` panics with this text.
@@ -47,6 +51,8 @@ pub enum ConsoleScript {
 #[derive(Default)]
 pub struct FakeBackend {
     state: Mutex<State>,
+    /// Its images; it has none until they are switched on.
+    pub images: FakeImages,
 }
 
 #[derive(Default)]
@@ -197,6 +203,11 @@ impl FakeBackend {
         })
     }
 
+    /// What runs, as it was started.
+    pub(crate) fn running(&self) -> Vec<StartSpec> {
+        self.state(|state| state.running.values().cloned().collect())
+    }
+
     /// Whether the compute of a workspace runs.
     pub fn runs(&self, id: &str) -> bool {
         let id = Uuid::parse_str(id).expect("a UUID");
@@ -275,6 +286,7 @@ impl WorkspaceBackend for FakeBackend {
                     reason,
                 });
             }
+            Fault::StartUnavailable => return Err(BackendError::Timeout { operation: "start" }),
             Fault::ConfigLost if spec.existing_config.is_some() => {
                 return Err(BackendError::NoConfig);
             }
@@ -300,8 +312,17 @@ impl WorkspaceBackend for FakeBackend {
             instance_id: format!("fake-{id}"),
             url: (self.state(|state| state.url.clone()))
                 .unwrap_or_else(|| "http://127.0.0.1:9".to_owned()),
-            image_digest: None,
+            image_digest: self.images.digest_of(spec),
         })
+    }
+
+    async fn url(&self, instance: &InstanceRef) -> Result<Option<String>, BackendError> {
+        let id = instance.workspace_id;
+        Ok(self.state(|state| {
+            let runs = state.running.contains_key(&id);
+            let url = state.url.clone();
+            runs.then(|| url.unwrap_or_else(|| "http://127.0.0.1:9".to_owned()))
+        }))
     }
 
     async fn read_config(
@@ -394,6 +415,10 @@ impl WorkspaceBackend for FakeBackend {
 
     async fn check(&self) -> Result<String, BackendError> {
         Ok("fake".to_owned())
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        self.images.are_on().then_some(self as &dyn Images)
     }
 
     fn console(&self) -> Option<&dyn Console> {

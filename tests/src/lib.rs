@@ -12,6 +12,7 @@
 
 pub mod database;
 pub mod fake_backend;
+pub mod fake_images;
 pub mod hooks;
 pub mod http;
 pub mod live;

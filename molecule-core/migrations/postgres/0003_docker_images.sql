@@ -20,3 +20,7 @@ CREATE INDEX runtime_image_pin_history_template ON runtime_image_pin_history (te
 
 -- Whoever asked for a ticket: it ends with their credential.
 ALTER TABLE websocket_tickets ADD COLUMN issued_to TEXT;
+
+-- What a workspace was before the boot under way, while its old agent is left alone.
+ALTER TABLE workspaces ADD COLUMN fallback_status TEXT;
+ALTER TABLE workspaces ADD COLUMN fallback_url TEXT;

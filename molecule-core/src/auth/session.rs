@@ -186,6 +186,8 @@ impl Sessions {
             if let Some(answer) = &answer {
                 flight.sessions.remember(flight.key, answer.clone());
             }
+            // First off the list: who asks after the answer asks anew.
+            drop(flight);
             let _ = sender.send(Some(answer));
         });
         Some(receiver)

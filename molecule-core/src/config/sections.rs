@@ -168,8 +168,13 @@ pub struct WorkspacesConfig {
     pub workspace_dir: Option<PathBuf>,
     /// URL of the awareness service, handed to agents.
     pub awareness_url: Option<String>,
-    /// Seconds the server may take to start the compute of one workspace.
+    /// Seconds the server may take to start the compute of one workspace. Where
+    /// workspaces run images, which may have to be pulled or built first, it is the time
+    /// that its agent would have to register if that is more.
     pub provision_deadline_secs: u64,
+    /// Seconds that a start of a workspace from an image may go without any sign of
+    /// progress before it counts as stuck.
+    pub provision_quiet_secs: u64,
     /// Seconds a started agent has to register. Unset, its template and runtime say.
     pub provision_timeout_secs: Option<u64>,
     /// Provisions that may run at once.
@@ -190,6 +195,7 @@ impl Default for WorkspacesConfig {
             workspace_dir: None,
             awareness_url: None,
             provision_deadline_secs: 720,
+            provision_quiet_secs: 240,
             provision_timeout_secs: None,
             provision_concurrency: 8,
             liveness_timeout_secs: 180,

@@ -248,6 +248,9 @@ fn workspaces(config: &Config, found: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    if !(1..=86_400).contains(&workspaces.provision_quiet_secs) {
+        found.push("workspaces.provision_quiet_secs: must be between 1 and 86400".to_owned());
+    }
     if workspaces.provision_concurrency == 0 {
         found.push("workspaces.provision_concurrency: must be at least 1".to_owned());
     }

@@ -89,6 +89,8 @@ event_types! {
     CronSkipped = "CRON_SKIPPED",
     /// A message went through a channel.
     ChannelMessage = "CHANNEL_MESSAGE",
+    /// What its start is busy with. Not recorded.
+    WorkspaceProvisionProgress = "WORKSPACE_PROVISION_PROGRESS",
     /// The agent's current task changed. Not recorded.
     TaskUpdated = "TASK_UPDATED",
     /// The agent is alive. Not recorded.
@@ -124,7 +126,10 @@ impl EventType {
     pub(super) fn is_frequent(self) -> bool {
         matches!(
             self,
-            Self::TaskUpdated | Self::WorkspaceHeartbeat | Self::ActivityLogged
+            Self::TaskUpdated
+                | Self::WorkspaceHeartbeat
+                | Self::ActivityLogged
+                | Self::WorkspaceProvisionProgress
         )
     }
 }

@@ -21,7 +21,8 @@ pub(super) async fn to_the_end(
         return next.run(request).await;
     }
     let (sender, answer) = oneshot::channel();
-    let answering = tokio::time::timeout(shell.timeout(), next.run(request));
+    let limit = shell.limit_of(&request);
+    let answering = tokio::time::timeout(limit, next.run(request));
     let work = async move {
         // Nobody listens any more when the client left.
         let _ = sender.send(answering.await);

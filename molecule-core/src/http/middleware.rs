@@ -39,6 +39,12 @@ use crate::supervisor::Supervisor;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Routes that wait for an agent; their caller says how long.
 const BOUNDED_BY_CALLER: [&str; 1] = ["/workspaces/:id/a2a"];
+/// Routes that take longer than others by their nature, and how long.
+const SLOW: [(&str, Duration); 1] = [(
+    "/admin/workspace-images/refresh",
+    // Five minutes of pulls, and what follows them.
+    Duration::from_secs(7 * 60),
+)];
 /// A little more than a caller may ask for.
 const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
 /// A caller's own id is kept up to this length.
@@ -131,9 +137,9 @@ impl Shell {
         &self.0.parts.supervisor
     }
 
-    /// How long most requests may take.
-    pub(super) fn timeout(&self) -> Duration {
-        self.0.parts.timeout
+    /// How long a request may take.
+    pub(super) fn limit_of(&self, request: &Request) -> Duration {
+        self.0.limit_of(self.0.label_of(request))
     }
 
     /// True for a request whose caller says how long it may take.
@@ -260,9 +266,11 @@ impl Inner {
 
     /// How long a request may take.
     fn limit_of(&self, path: &str) -> Duration {
+        let usual = self.parts.timeout;
+        let slow = SLOW.iter().find(|(slow, _)| *slow == path);
         match BOUNDED_BY_CALLER.contains(&path) {
-            true => LONGEST_CALL.max(self.parts.timeout),
-            false => self.parts.timeout,
+            true => LONGEST_CALL.max(usual),
+            false => slow.map_or(usual, |(_, limit)| usual.max(*limit)),
         }
     }
 }

@@ -46,6 +46,9 @@ pub struct Cadence {
     pub hibernation: Duration,
     /// For tokens of workspaces without compute, and for spent tickets.
     pub tokens: Duration,
+    /// For newer images, where the operator wants them watched, and for pulls that
+    /// failed.
+    pub images: Duration,
 }
 
 impl Default for Cadence {
@@ -55,6 +58,7 @@ impl Default for Cadence {
             health: Duration::from_secs(15),
             hibernation: Duration::from_secs(120),
             tokens: Duration::from_secs(60),
+            images: Duration::from_secs(300),
         }
     }
 }

@@ -11,6 +11,9 @@ pub(super) struct Boot {
     /// Discard what the agent remembers of earlier sessions.
     #[serde(default)]
     pub(super) reset_session: bool,
+    /// Nobody waits for it: if it fails for a reason that passes, it is tried again.
+    #[serde(default)]
+    pub(super) automatic: bool,
 }
 
 /// Where the files of the config volume come from.
@@ -40,7 +43,15 @@ impl Boot {
         };
         Self {
             source,
-            reset_session: false,
+            ..Self::default()
+        }
+    }
+
+    /// The same, tried again should it fail for a reason that passes.
+    pub(super) fn automatic(self) -> Self {
+        Self {
+            automatic: true,
+            ..self
         }
     }
 }

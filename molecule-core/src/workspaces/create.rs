@@ -7,7 +7,7 @@ use super::connection::connection;
 use super::model::Status;
 use super::payload::{CreateWorkspace, NewWorkspace};
 use super::provision::NO_BACKEND;
-use super::store::lease::Lease;
+use super::store::lease::{Again, Lease};
 use super::template::{self, ConfigFacts};
 use super::{Workspaces, store};
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ impl Workspaces {
         services.events.publish(event);
         match services.has_no_backend() {
             true => {
-                let failed = services.mark_failed(Lease::first(id), NO_BACKEND, &[]);
+                let failed = services.mark_failed(Lease::first(id), NO_BACKEND, &[], Again::default());
                 // The row is committed and the caller must hear of it, secret and
                 // all; recovery writes the outcome then.
                 if let Err(error) = failed.await {

@@ -364,7 +364,7 @@ impl Workspaces {
         }
         let this = self.clone();
         self.detached("wake-workspace", async move {
-            this.boot(id, &Boot::again(true), from).await
+            this.boot(id, &Boot::again(true).automatic(), from).await
         })
         .await
     }

@@ -108,6 +108,10 @@ pub(crate) struct Workspace {
     /// A provision is under way; until it is recorded, the URL is what the agent
     /// says of itself.
     pub(crate) starting: bool,
+    /// Its last boot got as far as starting an agent.
+    pub(super) started: bool,
+    /// The boot under way has left the agent of before alone so far.
+    pub(super) has_fallback: bool,
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) collapsed: bool,
@@ -143,6 +147,8 @@ from_row!(Workspace {
     provision_source,
     removed_at,
     starting,
+    started,
+    has_fallback,
     x,
     y,
     collapsed,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::lifecycle::is_asleep;
 use super::model::Status;
 use super::provision::NO_BACKEND;
+use super::store::lease::Again;
 use super::store::timeouts::Waiting;
 use super::{Workspaces, store, timeouts};
 use crate::config::BackendChoice;
@@ -54,7 +55,7 @@ impl Workspaces {
     async fn fail_unstartable(&self, id: Uuid) {
         let failing = async {
             match self.provisioner.claim_to_fail(id).await? {
-                Some(lease) => self.services.mark_failed(lease, NO_BACKEND, &[]).await,
+                Some(lease) => self.services.mark_failed(lease, NO_BACKEND, &[], Again::default()).await,
                 None => Ok(()),
             }
         };

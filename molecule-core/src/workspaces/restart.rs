@@ -208,10 +208,8 @@ impl Workspaces {
             requested: true,
         };
         let before = restart_context::Before::of(services, &row).await;
-        if self
-            .boot(id, &Boot::again(row.booted_at.is_some()), from)
-            .await?
-        {
+        let boot = Boot::again(row.booted_at.is_some()).automatic();
+        if self.boot(id, &boot, from).await? {
             tracing::info!(workspace.id = %id, from = %row.status(), "restarting as requested");
             metrics::counter!("molecule_restarts_total", "cause" => "requested").increment(1);
             self.tell_context(before);

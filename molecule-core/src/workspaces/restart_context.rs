@@ -91,20 +91,22 @@ pub(super) async fn tell(services: Arc<Services>, before: Before) {
     let cancel = services.supervisor.token();
     let patience = Duration::from_secs(services.provision_timeout_secs(&before.runtime, None));
     let telling = async {
-        loop {
+        let row = loop {
             tokio::time::sleep(POLL_EVERY).await;
             match services.directory.status(id).await {
-                Ok(Some(Status::Online)) => break,
+                Ok(Some(Status::Online)) => match store::find(&services.db, id).await {
+                    // That is the old agent.
+                    Ok(Some(row)) if row.starting => {}
+                    Ok(Some(row)) => break row,
+                    Ok(None) | Err(_) => return,
+                },
                 Ok(Some(Status::Provisioning | Status::Degraded)) | Err(_) => {}
                 Ok(_) => return,
             }
-        }
-        let Ok(Some(row)) = store::find(&services.db, id).await else {
-            return;
         };
-        // Only where this server put the agent itself.
+        // Only where this server put the agent itself, and the restart was not declined.
         let vetted = services.guard.vet(&row.url, Policy::Inspected).await;
-        if row.instance_id.is_none() || vetted.is_err() {
+        if row.instance_id.is_none() || !row.started || vetted.is_err() {
             return;
         }
         let sent = services

@@ -52,6 +52,7 @@ impl Services {
         let boot = Boot {
             source,
             reset_session: request.reset == Some(true),
+            automatic: false,
         };
         (boot, config_dir)
     }

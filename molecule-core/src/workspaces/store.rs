@@ -5,6 +5,7 @@ pub(super) mod lifecycle;
 pub(super) mod memories;
 pub(super) mod operator;
 pub(super) mod plan;
+pub(super) mod renewal;
 pub(super) mod timeouts;
 pub(super) mod update;
 
@@ -28,6 +29,8 @@ macro_rules! select {
                     w.current_task, w.instance_id, w.last_heartbeat_at, w.last_outbound_at, w.booted_at,
                     w.provision_source, w.removed_at,
                     w.provision_lease_until IS NOT NULL AS starting,
+                    w.provisioned_at IS NOT NULL AS started,
+                    w.fallback_status IS NOT NULL AS has_fallback,
                     COALESCE(c.x, 0.0) AS x, COALESCE(c.y, 0.0) AS y,
                     COALESCE(c.collapsed, FALSE) AS collapsed
              FROM workspaces w LEFT JOIN canvas_layouts c ON c.workspace_id = w.id ",

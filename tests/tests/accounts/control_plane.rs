@@ -94,6 +94,13 @@ impl ControlPlane {
         self.shared.seen.lock().expect("requests").clone()
     }
 
+    /// Ends it; when this returns, nobody listens any more.
+    pub(crate) async fn stop(mut self) {
+        self.running.abort();
+        // It was cancelled, which is what was wanted.
+        let _ = (&mut self.running).await;
+    }
+
     /// Makes a server ask this control plane.
     pub(crate) fn configure(&self, config: &mut molecule_core::Config) {
         config.control_plane.org_slug = Some("acme".to_owned());

@@ -121,8 +121,9 @@ async fn a_control_plane_that_does_not_answer_is_a_503_and_forgotten_at_once() {
     let started = Instant::now();
     assert_unanswered(&ask(&app, GOOD).await);
     let took = started.elapsed();
+    // It was waited for, and not until it spoke: that takes a minute.
     assert!(
-        (Duration::from_secs(2)..Duration::from_secs(8)).contains(&took),
+        (Duration::from_secs(2)..Duration::from_secs(50)).contains(&took),
         "{took:?}"
     );
     // A good bearer needs no session.
@@ -132,7 +133,7 @@ async fn a_control_plane_that_does_not_answer_is_a_503_and_forgotten_at_once() {
     assert_eq!(ask(&app, GOOD).await.status, 200);
 
     // Nobody listens there any more.
-    drop(control_plane);
+    control_plane.stop().await;
     assert_unanswered(&ask(&app, "session=other").await);
     assert_eq!(ask(&app, GOOD).await.status, 200, "known for half a minute");
 }

@@ -54,6 +54,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "backend",
             "config",
             "error",
+            "images",
             "store",
             "supervisor",
             "workspaces",

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use molecule_hooks::ChainError;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::Services;
-use super::super::store::lease::{self, Lease};
+use super::super::model::Status;
+use super::super::store::lease::{self, Again, Lease};
 use crate::backend::{BackendError, BackendKind};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::events::EventType;
 use crate::secrets::BundleError;
 use crate::store::{Topic, Tx, timestamp};
@@ -21,6 +23,8 @@ pub(super) struct Failure {
     pub(super) class: &'static str,
     pub(super) cause: String,
     pub(super) missing: Vec<String>,
+    /// The same may work later without anybody changing anything.
+    pub(super) passes: bool,
 }
 
 /// How a step ended, if not well.
@@ -38,11 +42,30 @@ impl Failure {
             class,
             cause,
             missing: Vec::new(),
+            passes: false,
         }
     }
 
+    /// Says whether the same may work later without anybody changing anything.
+    pub(super) fn passing(self, passes: bool) -> Self {
+        Self { passes, ..self }
+    }
+
+    /// The store did not do its part.
+    pub(super) fn store(step: &str, cause: &sqlx::Error) -> Self {
+        Self::start(step, "store", cause).passing(true)
+    }
+
+    /// There is no image to start.
+    pub(super) fn image(error: BackendError) -> Self {
+        let class = error.class();
+        let passes = error.is_transient();
+        let cause = format!("obtain_image: {:#}", anyhow::Error::from(error));
+        Self::new(START_FAILED, class, cause).passing(passes)
+    }
+
     pub(super) fn start(step: &str, class: &'static str, cause: &dyn std::fmt::Display) -> Self {
-        Self::new("workspace start failed", class, format!("{step}: {cause}"))
+        Self::new(START_FAILED, class, format!("{step}: {cause}"))
     }
 
     pub(super) fn panicked() -> Self {
@@ -59,7 +82,12 @@ impl Failure {
 
     pub(super) fn deadline(limit: Duration) -> Self {
         let cause = format!("not started within {} s", limit.as_secs());
-        Self::start("deadline", "timeout", &cause)
+        Self::start("deadline", "timeout", &cause).passing(true)
+    }
+
+    pub(super) fn quiet(limit: Duration) -> Self {
+        let cause = format!("no sign of progress for {} s", limit.as_secs());
+        Self::start("deadline", "timeout", &cause).passing(true)
     }
 }
 
@@ -71,12 +99,13 @@ impl From<Failure> for Step {
 
 impl From<BundleError> for Step {
     fn from(error: BundleError) -> Self {
-        let text = match error {
-            BundleError::Store(_) => "workspace start failed".to_owned(),
-            BundleError::Global(_) | BundleError::Workspace(_) => error.to_string(),
+        let (text, passes) = match error {
+            BundleError::Store(_) => (START_FAILED.to_owned(), true),
+            BundleError::Global(_) | BundleError::Workspace(_) => (error.to_string(), false),
         };
         let cause = format!("load_secrets: {:#}", anyhow::Error::from(error));
-        Failure::new(&text, "secrets", cause).into()
+        let failure = Failure::new(&text, "secrets", cause);
+        failure.passing(passes).into()
     }
 }
 
@@ -89,13 +118,15 @@ impl From<ChainError> for Step {
 
 impl From<Error> for Step {
     fn from(error: Error) -> Self {
-        Failure::start("mint_credentials", "credentials", &error.internal_context()).into()
+        let cause = error.internal_context();
+        let failure = Failure::start("mint_credentials", "credentials", &cause);
+        failure.passing(error.kind() == Kind::Unavailable).into()
     }
 }
 
 impl From<sqlx::Error> for Step {
     fn from(error: sqlx::Error) -> Self {
-        Failure::start("store", "store", &error).into()
+        Failure::store("store", &error).into()
     }
 }
 
@@ -106,17 +137,20 @@ impl From<BackendError> for Step {
         }
         let text = match error {
             BackendError::NotConfigured => NO_BACKEND,
-            _ => "workspace start failed",
+            _ => START_FAILED,
         };
-        let class = error.class();
-        Failure::new(
-            text,
-            class,
-            format!("start_backend: {:#}", anyhow::Error::from(error)),
-        )
-        .into()
+        let (class, passes) = (error.class(), error.is_transient());
+        let cause = format!("start_backend: {:#}", anyhow::Error::from(error));
+        Failure::new(text, class, cause).passing(passes).into()
     }
 }
+
+/// Documented text of most boots that failed.
+const START_FAILED: &str = "workspace start failed";
+
+/// Text of a restart without an image, whose old agent was left alone.
+pub(super) const DECLINED: &str =
+    "restart declined: the image could not be obtained; the running agent was kept";
 
 /// Documented text of a boot that a hook ended.
 pub(crate) const HOOKS_FAILED: &str = "plugin env mutator chain failed";
@@ -133,13 +167,14 @@ impl Services {
         lease: Lease,
         text: &str,
         missing: &[String],
+        again: Again,
     ) -> Result<(), Error> {
         let mut payload = json!({ "error": text });
         if !missing.is_empty() {
             payload["missing"] = json!(missing);
         }
         let mut tx = self.db.begin().await?;
-        let failed = lease::fail(&mut tx, lease, text, timestamp(&self.clock)).await?;
+        let failed = lease::fail(&mut tx, lease, text, again, timestamp(&self.clock)).await?;
         self.announce_failed(tx, failed, lease.id, payload).await
     }
 
@@ -164,6 +199,37 @@ impl Services {
         self.relay.send(Topic::WorkspaceChanged, id.to_string());
         self.events.publish(event);
         Ok(())
+    }
+
+    /// Outcome of a restart that was declined: the row is what it was, with an event
+    /// that says so to those who were told of the restart. False when the lease is
+    /// lost, or there was nothing to go back to.
+    pub(super) async fn mark_declined(
+        &self,
+        lease: Lease,
+        url: &str,
+        again: DateTime<Utc>,
+    ) -> Result<bool, Error> {
+        let now = timestamp(&self.clock);
+        let mut tx = self.db.begin().await?;
+        let declined = lease::decline(&mut tx, lease, url, DECLINED, again, now).await?;
+        let Some(status) = declined else {
+            return Ok(false);
+        };
+        let event = match Status::parse(&status) {
+            Status::Online => EventType::WorkspaceOnline,
+            Status::Degraded => EventType::WorkspaceDegraded,
+            Status::Offline => EventType::WorkspaceOffline,
+            Status::Failed => EventType::WorkspaceProvisionFailed,
+            _ => EventType::WorkspaceUpdated,
+        };
+        let payload = json!({ "restart_declined": true, "error": DECLINED });
+        let recorded = self.events.record(&mut tx, event, lease.id, payload);
+        let event = recorded.await?;
+        tx.commit().await?;
+        self.directory.forget(lease.id);
+        self.events.publish(event);
+        Ok(true)
     }
 
     /// Compensation of `mint_credentials`; leaves the tokens of whoever took over.

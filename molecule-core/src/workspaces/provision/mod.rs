@@ -1,15 +1,20 @@
 //! From an accepted row to a started agent, as named steps with undo.
 //!
-//! `load_secrets → build_env → run_hooks → check_required_env → render_config →
-//! mint_credentials → start_backend → record_instance`
+//! `obtain_image → load_secrets → build_env → run_hooks → check_required_env →
+//! render_config → mint_credentials → start_backend → record_instance`
 //!
 //! A failed step takes back what the earlier ones did and leaves the row `failed`
-//! with a fixed text. A shutdown in the middle takes back too, but leaves the row
+//! with a fixed text. Without an image, a restart is *declined* instead while the old
+//! agent may still run: nothing of it was touched, and the row is what it was. What
+//! failed for a reason that passes, and what was declined though somebody asked for it,
+//! is tried again, later each time. A shutdown in the middle takes back too, but leaves the row
 //! `provisioning` with its lease in the past: the next server starts over. The lease,
 //! renewed while the work runs, tells a provision under way from one whose server
 //! died; its epoch keeps a server that was overtaken from changing anything.
 
+mod attempt;
 mod failure;
+mod outcome;
 mod steps;
 
 use std::collections::HashMap;
@@ -18,21 +23,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use attempt::{Attempt, Limits};
 use failure::{Failure, Step};
+use outcome::Outcome;
 pub(super) use failure::{HOOKS_FAILED, NO_BACKEND};
 pub(super) use steps::missing_env;
 
 use super::gate::{Pass, SerialGate};
-use super::model::Status;
+use super::model::{Status, Workspace};
+use super::setbacks::Setbacks;
 use super::store::lease::{self, Lease};
-use super::store::lifecycle;
 use super::{Services, store};
 use crate::backend::{InstanceRef, Liveness, UndoStack};
 use crate::provlog::provlog;
@@ -41,8 +48,8 @@ use crate::store::timestamp;
 /// A provision whose lease is older than this has no server any more.
 const LEASE: TimeDelta = TimeDelta::seconds(30);
 const RENEW_EVERY: Duration = Duration::from_secs(10);
-/// Writing the outcome gets its own time, however late it is.
-const OUTCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Looking after the agent of before may take this long.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Each compensation may take this long.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,6 +60,7 @@ pub(super) struct Provisioner {
     slots: Arc<Semaphore>,
     under_way: Arc<Mutex<HashMap<Uuid, UnderWay>>>,
     gate: SerialGate,
+    setbacks: Setbacks,
 }
 
 /// Which provision of a workspace it is.
@@ -70,11 +78,13 @@ struct UnderWay {
     done: watch::Receiver<()>,
 }
 
-enum Outcome {
-    Started,
-    Failed(Failure),
-    /// Cancelled by a delete or by shutdown, and taken back.
-    Cancelled,
+/// What the parts of a running provision tell each other.
+#[derive(Default)]
+struct Signals {
+    /// The lease is another server's.
+    lost: AtomicBool,
+    /// There was progress since the lease was renewed last.
+    moved: Arc<AtomicBool>,
 }
 
 impl Provisioner {
@@ -87,11 +97,12 @@ impl Provisioner {
             slots,
             under_way: Arc::default(),
             gate: SerialGate::default(),
+            setbacks: Setbacks::default(),
         }
     }
 
     /// End of a lease taken now.
-    pub(super) fn lease_until(&self) -> chrono::DateTime<chrono::Utc> {
+    pub(super) fn lease_until(&self) -> DateTime<Utc> {
         timestamp(&self.services.clock) + LEASE
     }
 
@@ -113,7 +124,8 @@ impl Provisioner {
     /// The lease of a provision that this server will not start.
     pub(super) async fn claim_to_fail(&self, id: Uuid) -> sqlx::Result<Option<Lease>> {
         let now = timestamp(&self.services.clock);
-        lease::claim(&self.services.db, id, now, self.lease_until()).await
+        let claimed = lease::claim(&self.services.db, id, now, self.lease_until()).await?;
+        Ok(claimed.map(|claimed| claimed.lease()))
     }
 
     /// Starts over a provision whose server died, unless someone else does. A
@@ -170,9 +182,9 @@ impl Provisioner {
         if self.adopt(id).await {
             return None;
         }
-        let lease = match lease::claim(&services.db, id, now, self.lease_until()).await {
+        let claimed = match lease::claim(&services.db, id, now, self.lease_until()).await {
             // None: another server was faster, or it was removed.
-            Ok(lease) => lease?,
+            Ok(claimed) => claimed?,
             Err(error) => {
                 tracing::warn!(workspace.id = %id, %error, "provision could not be taken over");
                 return None;
@@ -180,8 +192,12 @@ impl Provisioner {
         };
         services.directory.forget(id);
         tracing::warn!(workspace.id = %id, "provision was interrupted; starting over");
+        if claimed.old_agent_is_untouched {
+            // It serves until there is something to put in its place.
+            return Some(claimed.lease());
+        }
         match services.backend.stop(&InstanceRef::of(id)).await {
-            Ok(()) => Some(lease),
+            Ok(()) => Some(claimed.lease()),
             Err(error) => {
                 tracing::error!(workspace.id = %id, error = %services.describe(error), "leftover could not be stopped");
                 None
@@ -251,54 +267,37 @@ impl Provisioner {
     }
 
     async fn run(&self, lease: Lease, cancel: CancellationToken) {
-        let id = lease.id;
         let started = Instant::now();
-        let lost = AtomicBool::new(false);
+        let signals = Signals::default();
         let work = async {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Outcome::Cancelled,
-                _slot = self.slots.acquire() => self.provision(lease, &cancel, &lost).await,
+                _slot = self.slots.acquire() => self.provision(lease, &cancel, &signals).await,
             }
         };
         let outcome = tokio::select! {
             outcome = work => outcome,
-            () = self.keep_lease(lease, &cancel, &lost) => Outcome::Cancelled,
+            () = self.keep_lease(lease, &cancel, &signals) => Outcome::Cancelled,
         };
-        let word = match &outcome {
-            Outcome::Started => "ok",
-            Outcome::Failed(failure) => failure.class,
-            Outcome::Cancelled => "cancelled",
-        };
-        metrics::counter!("molecule_provisions_total", "outcome" => word).increment(1);
-        metrics::histogram!("molecule_provision_duration_seconds")
-            .record(started.elapsed().as_secs_f64());
-        match outcome {
-            Outcome::Started => tracing::info!(
-                workspace.id = %id,
-                duration_ms = started.elapsed().as_millis() as u64,
-                "workspace started"
-            ),
-            Outcome::Failed(failure) => self.fail(lease, failure, started.elapsed()).await,
-            Outcome::Cancelled => {
-                let now = timestamp(&self.services.clock);
-                let released = lease::release(&self.services.db, lease, now);
-                let _ = tokio::time::timeout(OUTCOME_TIMEOUT, released).await;
-                self.services.directory.forget(id);
-                tracing::info!(workspace.id = %id, "provision cancelled and taken back");
-            }
-        }
+        let took = started.elapsed();
+        metrics::counter!("molecule_provisions_total", "outcome" => outcome.word()).increment(1);
+        metrics::histogram!("molecule_provision_duration_seconds").record(took.as_secs_f64());
+        self.conclude(lease, outcome, took).await;
     }
 
     /// Never ends: renews the lease for as long as it is polled, and cancels the
     /// provision when the lease is lost.
-    async fn keep_lease(&self, lease: Lease, cancel: &CancellationToken, lost: &AtomicBool) {
+    async fn keep_lease(&self, lease: Lease, cancel: &CancellationToken, signals: &Signals) {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match lease::renew(&self.services.db, lease, self.lease_until()).await {
+            let now = timestamp(&self.services.clock);
+            let moved_at = (signals.moved.swap(false, Ordering::Relaxed)).then_some(now);
+            let until = self.lease_until();
+            match lease::renew(&self.services.db, lease, until, moved_at).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    lost.store(true, Ordering::Relaxed);
+                    signals.lost.store(true, Ordering::Relaxed);
                     cancel.cancel();
                     std::future::pending::<()>().await;
                 }
@@ -313,25 +312,14 @@ impl Provisioner {
         &self,
         lease: Lease,
         cancel: &CancellationToken,
-        lost: &AtomicBool,
+        signals: &Signals,
     ) -> Outcome {
         let services = &self.services;
         let id = lease.id;
-        // Whatever is changed from here on requests another restart.
-        match lifecycle::take_request(&services.db, lease).await {
-            Ok(true) => {}
-            // Overtaken, or removed before it began.
-            Ok(false) => return Outcome::Cancelled,
-            Err(error) => {
-                return Outcome::Failed(Failure::start("load_workspace", "store", &error));
-            }
-        }
         let workspace = match store::find(&services.db, id).await {
             Ok(Some(workspace)) if is_bootable(workspace.status()) => workspace,
             Ok(_) => return Outcome::Cancelled,
-            Err(error) => {
-                return Outcome::Failed(Failure::start("load_workspace", "store", &error));
-            }
+            Err(error) => return Outcome::failed(Failure::store("load_workspace", &error)),
         };
         provlog(
             "provision.start",
@@ -344,70 +332,86 @@ impl Provisioner {
                 "sync": false,
             }),
         );
-        // The deadline cancels like a delete does, so that the backend undoes.
-        let limit = Duration::from_secs(services.config.workspaces.provision_deadline_secs);
-        let token = cancel.child_token();
-        let deadline = {
-            let token = token.clone();
-            async move {
-                tokio::time::sleep(limit).await;
-                token.cancel();
-                std::future::pending::<()>().await;
-            }
-        };
+        let limits = self.limits(&workspace);
+        let attempt = Attempt::new(limits, cancel, Arc::clone(&signals.moved));
         let mut undo = UndoStack::default();
-        let steps = self.steps(lease, &workspace, &token, &mut undo);
+        let steps = self.steps(lease, &workspace, &attempt, &mut undo);
         let fenced = AssertUnwindSafe(steps).catch_unwind();
         let result = tokio::select! {
             result = fenced => result.unwrap_or_else(|_| Err(Failure::panicked().into())),
-            () = deadline => Err(Step::Cancelled),
+            () = attempt.watch() => Err(Step::Cancelled),
+            () = attempt.tell(id, &services.events, &services.redactor) => Err(Step::Cancelled),
         };
         let step = match result {
             Ok(()) => return Outcome::Started,
             Err(step) => step,
         };
-        if lost.load(Ordering::Relaxed) || matches!(step, Step::Lost) {
+        if signals.lost.load(Ordering::Relaxed) || matches!(step, Step::Lost) {
             tracing::warn!(workspace.id = %id, "provision was overtaken; left to the other server");
             return Outcome::Cancelled;
         }
+        let failure = match step {
+            Step::Failed(failure) => Some(failure),
+            Step::Cancelled if !cancel.is_cancelled() => attempt.failure(),
+            Step::Cancelled | Step::Lost => None,
+        };
+        if let Some(failure) = &failure
+            && attempt.lacks_image()
+            && workspace.has_fallback
+            && let Some(url) = self.old_agent(&workspace).await
+        {
+            return Outcome::declined(failure, url);
+        }
         undo.unwind(UNDO_TIMEOUT).await;
-        if workspace.booted_at.is_some() {
+        // Who was cancelled before anything was done to the old agent leaves it alone.
+        if workspace.booted_at.is_some() && (failure.is_some() || attempt.took_credentials()) {
             // What ran before the restart has no valid token any more.
             services.stop_compute(id).await;
         }
-        match step {
-            Step::Failed(failure) => Outcome::Failed(failure),
-            Step::Cancelled if !cancel.is_cancelled() && token.is_cancelled() => {
-                Outcome::Failed(Failure::deadline(limit))
-            }
-            Step::Cancelled | Step::Lost => Outcome::Cancelled,
+        match failure {
+            Some(failure) => Outcome::Failed {
+                is_automatic: workspace.boot().automatic,
+                took_request: !attempt.lacks_image(),
+                failure,
+            },
+            None => Outcome::Cancelled,
         }
     }
 
-    async fn fail(&self, lease: Lease, failure: Failure, took: Duration) {
-        let id = lease.id;
-        let cause = self.services.redactor.redact(&failure.cause);
-        tracing::error!(workspace.id = %id, reason = failure.class, cause, "provision failed");
-        provlog(
-            "provision.failed",
-            json!({
-                "workspace_id": id,
-                "reason": failure.class,
-                "duration_ms": took.as_millis() as u64,
-            }),
-        );
-        let written = self
-            .services
-            .mark_failed(lease, &failure.text, &failure.missing);
-        match tokio::time::timeout(OUTCOME_TIMEOUT, written).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(workspace.id = %id, ?error, "outcome not written; recovery will retry")
+    /// How long this try may take.
+    fn limits(&self, workspace: &Workspace) -> Limits {
+        let services = &self.services;
+        let config = &services.config.workspaces;
+        let configured = config.provision_deadline_secs;
+        let (whole, quiet) = match services.backend.images() {
+            None => (configured, None),
+            Some(_) => {
+                let runtime = services.provision_timeout_secs(self.runtime_of(workspace), None);
+                (configured.max(runtime), Some(config.provision_quiet_secs))
             }
-            Err(_) => {
-                tracing::error!(workspace.id = %id, "outcome not written in time; recovery will retry")
-            }
+        };
+        Limits {
+            whole: Duration::from_secs(whole),
+            quiet: quiet.map(Duration::from_secs),
         }
+    }
+
+    /// Where the agent of before is reached, empty if that cannot be told. None when
+    /// it does not run any more: only a backend that says so for sure counts.
+    async fn old_agent(&self, workspace: &Workspace) -> Option<String> {
+        let services = &self.services;
+        let instance = InstanceRef {
+            workspace_id: workspace.id,
+            instance_id: workspace.instance_id.clone(),
+        };
+        let looking = services.backend.liveness(&instance);
+        match tokio::time::timeout(LOOK_TIMEOUT, looking).await {
+            Ok(Liveness::Stopped | Liveness::Missing) => return None,
+            Ok(Liveness::Running | Liveness::Unknown(_)) | Err(_) => {}
+        }
+        let looking = services.backend.url(&instance);
+        let url = tokio::time::timeout(LOOK_TIMEOUT, looking).await;
+        Some(url.ok().and_then(Result::ok).flatten().unwrap_or_default())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use molecule_hooks::{EnvMap, Secret};
 use tokio_util::sync::CancellationToken;
@@ -10,13 +11,16 @@ use super::super::boot::{Boot, BootSource};
 use super::super::env_plan::BootPlan;
 use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
+use super::super::store::lifecycle;
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
 use super::super::{agent_config, environment, restart_source, store};
-use super::Provisioner;
+use super::attempt::Attempt;
 use super::failure::{Failure, Step};
+use super::{Provisioner, is_bootable};
 use crate::auth::mint;
 use crate::backend::{
-    BackendError, ConfigFile, ExistingConfig, Instance, InstanceRef, Progress, StartSpec, UndoStack,
+    BackendError, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef, Progress,
+    StartSpec, UndoStack,
 };
 use crate::error::Error;
 use crate::secrets::aad;
@@ -25,16 +29,22 @@ use crate::store::timestamp;
 /// File modes in the config volume.
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
+/// A backend that does not end what was cancelled is left to itself after this long.
+const CANCEL_GRACE: Duration = Duration::from_secs(30);
 
 impl Provisioner {
     pub(super) async fn steps(
         &self,
         lease: Lease,
         workspace: &Workspace,
-        cancel: &CancellationToken,
+        attempt: &Attempt,
         undo: &mut UndoStack,
     ) -> Result<(), Step> {
-        let services = &self.services;
+        let (services, cancel) = (&self.services, attempt.token());
+        // First, because it can take minutes: what the others find is not old then.
+        let image = self.obtain_image(workspace, attempt).await?;
+        attempt.has_image();
+        let workspace = &self.take_request(lease).await?;
         let id = workspace.id;
         let boot = workspace.boot();
         let keeps = boot.source == BootSource::Existing;
@@ -63,13 +73,19 @@ impl Provisioner {
         };
         check_required(&facts, &env)?;
         services.note_timeout(lease, &facts).await;
-        let files = unless(cancel, self.mint_credentials(lease, config, undo)).await??;
+        let minting = self.mint_credentials(lease, config, attempt, undo);
+        let files = unless(cancel, minting).await??;
         let mut spec = self.spec(workspace, &env, template, files);
         if let (BootSource::OrgTemplate(_), Some(root)) = (&boot.source, &spec.template_root) {
             spec.template_root = restart_source::org_templates(root);
         }
         spec.reset_session = boot.reset_session;
-        spec.image_pin = services.images.pin_of(&spec.runtime).await;
+        spec.image_pin = match image {
+            Some(image) if image.runtime == spec.runtime => image.pin,
+            // It became another one while the image was on its way.
+            _ => services.images.pin_of(&spec.runtime).await,
+        };
+        spec.progress = attempt.progress();
         if keeps {
             let fallback = spec.template_dir.take();
             spec.existing_config = Some(ExistingConfig { fallback });
@@ -82,6 +98,60 @@ impl Provisioner {
         })?;
         self.undo_start(workspace, &instance, undo);
         self.record(lease, &instance, plan).await
+    }
+
+    /// Makes sure that there is an image to start. Nothing of an agent that runs has
+    /// been touched by then.
+    async fn obtain_image(
+        &self,
+        workspace: &Workspace,
+        attempt: &Attempt,
+    ) -> Result<Option<ImageRequest>, Step> {
+        let services = &self.services;
+        let Some(images) = services.backend.images() else {
+            return Ok(None);
+        };
+        let runtime = self.runtime_of(workspace).to_owned();
+        let request = ImageRequest {
+            pin: services.images.pin_of(&runtime).await,
+            runtime,
+        };
+        let (progress, cancel) = (attempt.progress(), attempt.token());
+        let gave_up = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(CANCEL_GRACE).await;
+        };
+        let obtained = tokio::select! {
+            obtained = images.obtain(&request, &progress, cancel) => obtained,
+            () = gave_up => Err(BackendError::Cancelled),
+        };
+        match obtained {
+            Ok(image) if image.stale => {
+                tracing::warn!(
+                    workspace.id = %workspace.id, image = image.reference,
+                    "the image may be old: there was no newer one to be had"
+                );
+            }
+            Ok(_) => {}
+            Err(BackendError::Cancelled) => return Err(Step::Cancelled),
+            Err(error) => return Err(Failure::image(error).into()),
+        }
+        Ok(Some(request))
+    }
+
+    /// Takes the request that this boot answers: whatever is changed from here on
+    /// requests another one. Answers with the row as it is now.
+    async fn take_request(&self, lease: Lease) -> Result<Workspace, Step> {
+        let db = &self.services.db;
+        let failed = |error: sqlx::Error| Failure::store("load_workspace", &error);
+        // Overtaken, or removed in between.
+        if !lifecycle::take_request(db, lease).await.map_err(failed)? {
+            return Err(Step::Cancelled);
+        }
+        match store::find(db, lease.id).await.map_err(failed)? {
+            Some(workspace) if is_bootable(workspace.status()) => Ok(workspace),
+            _ => Err(Step::Cancelled),
+        }
     }
 
     /// What the configuration of the next boot requires, for an env plan.
@@ -128,7 +198,7 @@ impl Provisioner {
         }
     }
 
-    fn runtime_of<'a>(&'a self, workspace: &'a Workspace) -> &'a str {
+    pub(super) fn runtime_of<'a>(&'a self, workspace: &'a Workspace) -> &'a str {
         agent_config::safe_runtime(
             &workspace.runtime,
             &self.services.config.workspaces.default_runtime,
@@ -154,11 +224,13 @@ impl Provisioner {
         (Some(file(CONFIG_FILE, text.into_bytes(), PUBLIC)), facts)
     }
 
-    /// Revokes older tokens and mints the agent's own, in one transaction.
+    /// Revokes older tokens and mints the agent's own, in one transaction. From then
+    /// on there is no way back to the agent that ran before.
     async fn mint_credentials(
         &self,
         lease: Lease,
         config: Option<ConfigFile>,
+        attempt: &Attempt,
         undo: &mut UndoStack,
     ) -> Result<Vec<ConfigFile>, Step> {
         let services = &self.services;
@@ -178,6 +250,9 @@ impl Provisioner {
         services.auth.revoke_all(&mut tx, id).await?;
         let token = services.auth.issue(&mut tx, id).await?;
         store::set_inbound_secret(&mut tx, id, &sealed).await?;
+        lease::forget_fallback(&mut tx, lease).await?;
+        // Said first: a commit whose answer is lost may be one.
+        attempt.has_credentials();
         tx.commit().await?;
         services.auth.forget(id);
         let taking_back = Arc::clone(services);
@@ -259,7 +334,7 @@ impl Provisioner {
                 None | Some("removed" | "paused" | "hibernated") => Err(Step::Cancelled),
                 Some(_) => Err(Step::Lost),
             },
-            Err(error) => Err(Failure::start("record_instance", "store", &error).into()),
+            Err(error) => Err(Failure::store("record_instance", &error).into()),
         }
     }
 }
@@ -312,9 +387,7 @@ fn check_required(facts: &ConfigFacts, env: &EnvMap) -> Result<(), Failure> {
         ),
     };
     Err(Failure {
-        cause: text.clone(),
-        text,
-        class: "missing_env",
         missing,
+        ..Failure::new(&text, "missing_env", text.clone())
     })
 }

@@ -8,8 +8,8 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::backend::Instance;
-use crate::store::{Db, Tx, statement, with_db, with_tx};
+use crate::backend::{ImageDigest, Instance};
+use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
 /// The right to provision a workspace.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +46,30 @@ statement!(
     "UPDATE workspaces SET provision_lease_until = $3, provision_epoch = provision_epoch + 1,
             status = 'provisioning', url = ''
      WHERE id = $1 AND provision_lease_until <= $2 AND status IN ('provisioning', 'online', 'degraded')
-     RETURNING provision_epoch"
+     RETURNING id, provision_epoch, fallback_status IS NOT NULL AS old_agent_is_untouched"
 );
+
+/// A provision that was taken over.
+pub(in super::super) struct Claimed {
+    id: Uuid,
+    provision_epoch: i64,
+    /// The agent that ran before still has its credentials.
+    pub(in super::super) old_agent_is_untouched: bool,
+}
+from_row!(Claimed {
+    id,
+    provision_epoch,
+    old_agent_is_untouched
+});
+
+impl Claimed {
+    pub(in super::super) fn lease(&self) -> Lease {
+        Lease {
+            id: self.id,
+            epoch: self.provision_epoch,
+        }
+    }
+}
 
 /// Takes over a provision whose server is gone; for one winner.
 pub(in super::super) async fn claim(
@@ -55,20 +77,19 @@ pub(in super::super) async fn claim(
     id: Uuid,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
-) -> sqlx::Result<Option<Lease>> {
-    let epoch: Option<i64> = with_db!(db, |pool| sqlx::query_scalar(CLAIM)
+) -> sqlx::Result<Option<Claimed>> {
+    with_db!(db, |pool| sqlx::query_as(CLAIM)
         .bind(id)
         .bind(now)
         .bind(until)
         .fetch_optional(pool)
-        .await)?;
-    Ok(epoch.map(|epoch| Lease { id, epoch }))
+        .await)
 }
 
 statement!(
     ADOPT,
     "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $2, booted_at = COALESCE(booted_at, $2),
-            provision_lease_until = NULL,
+            runtime_image_digest = NULL, fallback_status = NULL, fallback_url = NULL, provision_lease_until = NULL,
             provision_epoch = provision_epoch + 1, updated_at = $2
      WHERE id = $1 AND provision_lease_until <= $2 AND status IN ('online', 'degraded')"
 );
@@ -94,20 +115,23 @@ pub(in super::super) async fn adopt(
 
 statement!(
     RENEW,
-    "UPDATE workspaces SET provision_lease_until = $3
+    "UPDATE workspaces SET provision_lease_until = $3, updated_at = COALESCE($4, updated_at)
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
 );
 
-/// False when the lease is lost: overtaken or removed.
+/// False when the lease is lost: overtaken or removed. `moved_at` is written as the
+/// time of the last change, if the provision got on since it was renewed last.
 pub(in super::super) async fn renew(
     db: &Db,
     lease: Lease,
     until: DateTime<Utc>,
+    moved_at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<bool> {
     with_db!(db, |pool| sqlx::query(RENEW)
         .bind(lease.id)
         .bind(lease.epoch)
         .bind(until)
+        .bind(moved_at)
         .execute(pool)
         .await
         .map(|done| done.rows_affected() == 1))
@@ -123,9 +147,26 @@ pub(in super::super) async fn hold(
         .bind(lease.id)
         .bind(lease.epoch)
         .bind(until)
+        .bind(None::<DateTime<Utc>>)
         .execute(conn)
         .await
         .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    FORGET_FALLBACK,
+    "UPDATE workspaces SET fallback_status = NULL, fallback_url = NULL WHERE id = $1 AND provision_epoch = $2"
+);
+
+/// From here on the old agent is not what it was: there is no way back to it. Part of
+/// the transaction that takes its credentials.
+pub(in super::super) async fn forget_fallback(tx: &mut Tx, lease: Lease) -> sqlx::Result<()> {
+    with_tx!(tx, |conn| sqlx::query(FORGET_FALLBACK)
+        .bind(lease.id)
+        .bind(lease.epoch)
+        .execute(conn)
+        .await
+        .map(drop))
 }
 
 statement!(
@@ -166,7 +207,8 @@ pub(in super::super) async fn expire_all(db: &Db) -> sqlx::Result<()> {
 statement!(
     RECORD_INSTANCE,
     "UPDATE workspaces SET url = $3, instance_id = $4, provisioned_at = $5, provision_lease_until = NULL, updated_at = $5,
-            booted_at = COALESCE(booted_at, $5), last_sample_error = ''
+            booted_at = COALESCE(booted_at, $5), last_sample_error = '', runtime_image_digest = $6,
+            fallback_status = NULL, fallback_url = NULL
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
 );
 
@@ -183,25 +225,40 @@ pub(in super::super) async fn record_instance(
         .bind(&instance.url)
         .bind(&instance.instance_id)
         .bind(now)
+        .bind(instance.image_digest.as_ref().map(ImageDigest::as_str))
         .execute(conn)
         .await
         .map(|done| done.rows_affected() == 1))
 }
 
 statement!(
-    /// Also when its agent came online in between: it is taken back by now.
+    /// Also when its agent came online in between: it is taken back by now. A request
+    /// that the boot did not come to take (`$5`) waits until `$6`; `$7` is when to try
+    /// again where nobody asked.
     FAIL,
     "UPDATE workspaces SET status = 'failed', last_sample_error = $3, provision_lease_until = NULL,
-            url = '', updated_at = $4
+            restart_requested_at = CASE WHEN $5 AND restart_requested_at IS NOT NULL THEN $6
+                                        ELSE COALESCE(restart_requested_at, $7) END,
+            restart_if_offline = FALSE, fallback_status = NULL, fallback_url = NULL, url = '', updated_at = $4
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL
        AND status IN ('provisioning', 'online', 'degraded')"
 );
+
+/// When a failed provision is tried again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in super::super) struct Again {
+    /// For the request of a restart that the boot did not come to take.
+    pub(in super::super) pending: Option<DateTime<Utc>>,
+    /// Without anybody asking for it.
+    pub(in super::super) unasked: Option<DateTime<Utc>>,
+}
 
 /// Ends a provision badly. False when the lease is lost.
 pub(in super::super) async fn fail(
     tx: &mut Tx,
     lease: Lease,
     text: &str,
+    again: Again,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     with_tx!(tx, |conn| sqlx::query(FAIL)
@@ -209,7 +266,44 @@ pub(in super::super) async fn fail(
         .bind(lease.epoch)
         .bind(text)
         .bind(now)
+        .bind(again.pending.is_some())
+        .bind(again.pending)
+        .bind(again.unasked)
         .execute(conn)
         .await
         .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
+    /// Its old agent may have reported in between.
+    DECLINE,
+    "UPDATE workspaces SET status = CASE WHEN status = 'provisioning' THEN fallback_status ELSE status END,
+            url = CASE WHEN $3 = '' THEN COALESCE(fallback_url, '') ELSE $3 END, last_sample_error = $4,
+            restart_requested_at = CASE WHEN restart_requested_at IS NULL THEN restart_requested_at ELSE $5 END,
+            fallback_status = NULL, fallback_url = NULL, provision_lease_until = NULL, updated_at = $6
+     WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND fallback_status IS NOT NULL
+       AND status IN ('provisioning', 'online', 'degraded')
+     RETURNING status"
+);
+
+/// Gives a boot up that left the old agent alone, and answers with the status that the
+/// workspace has again. A request for it waits until `again`. None when the lease is
+/// lost, or there is nothing to go back to.
+pub(in super::super) async fn decline(
+    tx: &mut Tx,
+    lease: Lease,
+    url: &str,
+    text: &str,
+    again: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<String>> {
+    with_tx!(tx, |conn| sqlx::query_scalar(DECLINE)
+        .bind(lease.id)
+        .bind(lease.epoch)
+        .bind(url)
+        .bind(text)
+        .bind(again)
+        .bind(now)
+        .fetch_optional(conn)
+        .await)
 }

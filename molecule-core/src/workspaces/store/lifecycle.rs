@@ -11,10 +11,16 @@ use super::lease::Lease;
 use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
 statement!(
-    /// `$5` lists the statuses it may have: see [`sources`].
+    /// `$5` lists the statuses it may have: see [`sources`]. A boot that another
+    /// server left keeps what was there before that one.
     BEGIN_BOOT,
     "UPDATE workspaces
-     SET status = 'provisioning', url = '', provision_lease_until = $3, provision_epoch = provision_epoch + 1,
+     SET fallback_status = CASE WHEN provision_lease_until IS NOT NULL THEN fallback_status
+                                WHEN booted_at IS NOT NULL
+                                 AND status IN ('provisioning', 'online', 'degraded', 'offline', 'failed') THEN status
+                                ELSE NULL END,
+         fallback_url = CASE WHEN provision_lease_until IS NOT NULL THEN fallback_url ELSE url END,
+         status = 'provisioning', url = '', provision_lease_until = $3, provision_epoch = provision_epoch + 1,
          provision_source = $4, provisioning_started_at = $2, provisioned_at = NULL, active_tasks = 0,
          current_task = '', idle_since = NULL, updated_at = $2
      WHERE id = $1 AND external = FALSE AND $5 LIKE '%,' || status || ',%'
