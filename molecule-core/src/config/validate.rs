@@ -215,6 +215,9 @@ fn backend(config: &Config, found: &mut Vec<String>) {
         }
         _ => {}
     }
+    if !(1..=100).contains(&backend.orphan_limit_percent) {
+        found.push("backend.orphan_limit_percent: must be between 1 and 100".to_owned());
+    }
     let positive = backend
         .docker
         .memory_mb

@@ -5,6 +5,7 @@
 //! to another one is ever stopped, replaced or deleted.
 
 mod archive;
+mod changes;
 mod config_file;
 mod container;
 mod daemon;
@@ -31,8 +32,8 @@ use self::names::Labels;
 use self::objects::{Found, Removed};
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend,
+    BackendError, BackendKind, Changes, Instance, InstanceRef, Liveness, ManagedInstance,
+    StartSpec, WorkspaceBackend,
 };
 use crate::config::backend::DockerConfig;
 
@@ -224,6 +225,11 @@ impl WorkspaceBackend for DockerBackend {
             });
         };
         Ok(Scrubber::plain().clean(&format!("Docker {engine} (API {api})")))
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        let closing = self.closing.child_token();
+        Some(changes::watch(Arc::clone(&self.inner), closing))
     }
 
     async fn shutdown(&self) {
