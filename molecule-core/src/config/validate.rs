@@ -218,6 +218,9 @@ fn backend(config: &Config, found: &mut Vec<String>) {
         _ => {}
     }
     docker::problems(&backend.docker, found);
+    if !(1..=100).contains(&backend.orphan_limit_percent) {
+        found.push("backend.orphan_limit_percent: must be between 1 and 100".to_owned());
+    }
 }
 
 fn not_built_in(what: &str) -> String {

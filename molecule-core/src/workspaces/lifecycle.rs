@@ -117,7 +117,7 @@ impl Workspaces {
 
     /// Ends what runs for a workspace whose row says that nothing should. False
     /// when something may be left.
-    pub(super) async fn stop_sleeping(&self, id: Uuid) -> bool {
+    pub(crate) async fn stop_sleeping(&self, id: Uuid) -> bool {
         let stopping = async {
             // What began before the row changed; not what began after it.
             if let Ok(Some(status)) = store::status(&self.services.db, id).await
@@ -385,7 +385,7 @@ impl Services {
 }
 
 /// True for a row whose compute should not run.
-pub(super) fn is_asleep(status: &str) -> bool {
+fn is_asleep(status: &str) -> bool {
     [Status::Paused, Status::Hibernated]
         .iter()
         .any(|asleep| asleep.as_str() == status)

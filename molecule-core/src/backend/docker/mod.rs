@@ -6,6 +6,7 @@
 
 mod archive;
 mod build;
+mod changes;
 mod config_file;
 mod container;
 mod daemon;
@@ -35,8 +36,8 @@ use self::names::Labels;
 use self::objects::Found;
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Images, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend, platform_env,
+    BackendError, BackendKind, Changes, Images, Instance, InstanceRef, Liveness, ManagedInstance,
+    StartSpec, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::DockerConfig;
 
@@ -248,6 +249,11 @@ impl WorkspaceBackend for DockerBackend {
 
     fn images(&self) -> Option<&dyn Images> {
         Some(self)
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        let closing = self.closing.child_token();
+        Some(changes::watch(Arc::clone(&self.inner), closing))
     }
 
     async fn shutdown(&self) {

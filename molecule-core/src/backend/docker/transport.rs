@@ -28,6 +28,10 @@ use crate::config::backend::DockerConfig;
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// The same for the progress of a pull or a build, which is long but never kept.
 const MAX_PROGRESS_BYTES: usize = 128 * 1024 * 1024;
+/// The same for a list of everything: ten thousand containers take some twenty.
+const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
+/// The same for one connection that tells events. Nothing is lost when it ends.
+const MAX_EVENTS_BYTES: usize = 4 * 1024 * 1024;
 /// The library's own limit per answer head, in seconds. Callers set shorter ones
 /// that include the body; this only must not be in their way.
 const LIBRARY_TIMEOUT_SECS: u64 = 24 * 60 * 60;
@@ -118,15 +122,9 @@ impl Connections {
         let closing = self.closing.clone();
         let connect = self.endpoint.connect();
         async move {
-            let path = request.uri().path();
-            let left = if path.ends_with("/images/create") || path.ends_with("/build") {
-                MAX_PROGRESS_BYTES
-            } else {
-                MAX_ANSWER_BYTES
-            };
             let stream = Limited {
+                left: most_bytes(request.uri().path()),
                 inner: connect.await?,
-                left,
             };
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -139,6 +137,20 @@ impl Connections {
             });
             Ok(sender.send_request(origin_form(request)?).await?)
         }
+    }
+}
+
+/// How much a call to this path may answer.
+fn most_bytes(path: &str) -> usize {
+    let is = |end| path.ends_with(end);
+    if is("/images/create") || is("/build") {
+        MAX_PROGRESS_BYTES
+    } else if is("/containers/json") || is("/volumes") {
+        MAX_LIST_BYTES
+    } else if is("/events") {
+        MAX_EVENTS_BYTES
+    } else {
+        MAX_ANSWER_BYTES
     }
 }
 
