@@ -6,13 +6,16 @@
 
 mod archive;
 mod config_file;
+mod console;
 mod container;
 mod daemon;
+mod facts;
 mod image;
 mod names;
 mod network;
 mod objects;
 mod start;
+mod terminal;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -31,8 +34,8 @@ use self::names::Labels;
 use self::objects::{Found, Removed};
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend,
+    BackendError, BackendKind, Console, Fact, Instance, InstanceRef, Liveness, ManagedInstance,
+    StartSpec, Terminal, WorkspaceBackend,
 };
 use crate::config::backend::DockerConfig;
 
@@ -224,6 +227,18 @@ impl WorkspaceBackend for DockerBackend {
             });
         };
         Ok(Scrubber::plain().clean(&format!("Docker {engine} (API {api})")))
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        Some(self)
+    }
+
+    async fn facts(&self) -> Vec<Fact> {
+        self.inner.facts().await
     }
 
     async fn shutdown(&self) {
