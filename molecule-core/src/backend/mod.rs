@@ -33,7 +33,9 @@ pub use fact::{Fact, FactLevel};
 pub use images::{ImageDigest, ImageRequest, ImageUser, Images, KNOWN_RUNTIMES, ObtainedImage};
 pub use process::ProcessBackend;
 pub use progress::{Phase, Progress, Step};
-pub use terminal::{Terminal, TerminalControl, TerminalSession, TerminalSize};
+pub use terminal::{
+    Terminal, TerminalControl, TerminalError, TerminalSession, TerminalSize, TerminalUser,
+};
 pub(crate) use undo::UndoStack;
 
 /// Starts, stops and watches the compute and the storage of workspaces.

@@ -269,6 +269,9 @@ fn workspaces(config: &Config, found: &mut Vec<String>) {
             found.push(format!("workspaces.{field}: must be between 31 and 86400"));
         }
     }
+    if !(1..=86_400).contains(&workspaces.terminal_idle_secs) {
+        found.push("workspaces.terminal_idle_secs: must be between 1 and 86400".to_owned());
+    }
     if workspaces.restarts_per_minute == 0 {
         found.push("workspaces.restarts_per_minute: must be at least 1".to_owned());
     }

@@ -4,8 +4,8 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::store::{self, Decision, Running};
 use super::Images;
+use super::store::{self, Decision, Running};
 use crate::backend::ImageDigest;
 use crate::error::{Error, Result};
 use crate::store::{Tx, timestamp};
@@ -219,7 +219,11 @@ mod tests {
             (&[Some("a")], Some("a"), Some(None)),
             (&[Some("a"), Some("a")], Some("a"), Some(None)),
             (&[Some("b"), Some("a")], Some("b"), Some(Some("a"))),
-            (&[Some("b"), Some("b"), Some("a")], Some("b"), Some(Some("a"))),
+            (
+                &[Some("b"), Some("b"), Some("a")],
+                Some("b"),
+                Some(Some("a")),
+            ),
             (&[None, Some("a")], None, Some(Some("a"))),
             (&[Some("a"), None], Some("a"), Some(None)),
             // A pin that was written by other means.

@@ -19,6 +19,7 @@ mod memories;
 mod model;
 mod operator;
 mod payload;
+mod printable;
 mod provision;
 mod recovery;
 mod renewal;

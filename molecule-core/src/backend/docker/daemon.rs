@@ -8,7 +8,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use super::transport;
+use super::transport::{self, Endpoint};
 use crate::backend::BackendError;
 use crate::backend::scrub::Scrubber;
 use crate::config::backend::DockerConfig;
@@ -16,6 +16,7 @@ use crate::config::backend::DockerConfig;
 /// The daemon, connected to on first use.
 pub(super) struct Daemon {
     client: Docker,
+    endpoint: Endpoint,
     negotiated: OnceCell<Docker>,
     processors: OnceCell<i64>,
     network: Mutex<()>,
@@ -26,11 +27,17 @@ impl Daemon {
     pub(super) fn new(config: &DockerConfig) -> Result<Self, BackendError> {
         Ok(Self {
             client: transport::client(config)?,
+            endpoint: transport::endpoint(config)?,
             negotiated: OnceCell::new(),
             processors: OnceCell::new(),
             network: Mutex::new(()),
             timeout: Duration::from_secs(config.timeout_secs.max(1)),
         })
+    }
+
+    /// Where the daemon is, for connections of another kind than calls.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// What a usual call may take.

@@ -8,8 +8,10 @@ mod archive;
 mod build;
 mod changes;
 mod config_file;
+mod console;
 mod container;
 mod daemon;
+mod facts;
 mod image;
 mod isolation;
 mod names;
@@ -17,6 +19,7 @@ mod network;
 mod objects;
 mod start;
 mod storage;
+mod terminal;
 mod transport;
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,8 +39,8 @@ use self::names::Labels;
 use self::objects::Found;
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Changes, Images, Instance, InstanceRef, Liveness, ManagedInstance,
-    StartSpec, WorkspaceBackend, platform_env,
+    BackendError, BackendKind, Changes, Console, Fact, Images, Instance, InstanceRef, Liveness,
+    ManagedInstance, StartSpec, Terminal, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::DockerConfig;
 
@@ -254,6 +257,18 @@ impl WorkspaceBackend for DockerBackend {
     fn changes(&self) -> Option<Changes> {
         let closing = self.closing.child_token();
         Some(changes::watch(Arc::clone(&self.inner), closing))
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        Some(self)
+    }
+
+    async fn facts(&self) -> Vec<Fact> {
+        self.inner.facts().await
     }
 
     async fn shutdown(&self) {

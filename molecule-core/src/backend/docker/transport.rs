@@ -4,6 +4,7 @@
 //! the connection below it is what keeps a broken daemon, or something that only
 //! pretends to be one, from filling the memory of this server.
 
+pub(super) mod raw;
 mod tls;
 
 use std::io;
@@ -41,34 +42,36 @@ const CREDENTIAL_HEADERS: [&str; 2] = ["x-registry-auth", "x-registry-config"];
 
 const OPERATION: &str = "connect to docker";
 
-/// A client for the configured daemon. Does not connect yet.
-pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
+/// Where the configured daemon is.
+pub(super) fn endpoint(config: &DockerConfig) -> Result<Endpoint, BackendError> {
     let host = config.daemon_host();
-    let endpoint = match host.split_once("://") {
-        Some(("unix", path)) if path.starts_with('/') => Endpoint::Unix(PathBuf::from(path)),
+    match host.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') => Ok(Endpoint::Unix(PathBuf::from(path))),
         Some(("tcp" | "http" | "https", address)) if !address.is_empty() => {
             let address = with_port(address);
             if let Some(dir) = config.daemon_tls_dir() {
                 let tls = Tls::from_dir(&dir, &address).ok_or_else(|| {
                     refused("ca.pem, cert.pem, key.pem or the host's name cannot be used")
                 })?;
-                Endpoint::Tls(address, tls)
+                Ok(Endpoint::Tls(address, tls))
             } else if host.starts_with("https") {
-                return Err(refused(
+                Err(refused(
                     "a TLS daemon needs a folder with ca.pem, cert.pem, key.pem",
-                ));
+                ))
             } else {
-                Endpoint::Tcp(address)
+                Ok(Endpoint::Tcp(address))
             }
         }
-        _ => {
-            return Err(refused(
-                "the daemon address must be unix:///path or tcp://host:port",
-            ));
-        }
-    };
+        _ => Err(refused(
+            "the daemon address must be unix:///path or tcp://host:port",
+        )),
+    }
+}
+
+/// A client for the configured daemon. Does not connect yet.
+pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
     let connections = Connections {
-        endpoint,
+        endpoint: endpoint(config)?,
         closing: CancellationToken::new(),
     };
     Docker::connect_with_custom_transport(
@@ -97,8 +100,9 @@ fn refused(reason: &str) -> BackendError {
     }
 }
 
+/// Where a daemon is, and how it is spoken to.
 #[derive(Clone)]
-enum Endpoint {
+pub(super) enum Endpoint {
     Unix(PathBuf),
     Tcp(String),
     Tls(String, Tls),

@@ -12,6 +12,7 @@ use futures_util::{StreamExt, stream};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
+use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Tell;
@@ -20,11 +21,13 @@ use super::error::BuildError;
 use super::images::{self, Layers, Wanted, explained};
 use super::log::{self, Digest, Lines};
 use super::mask::Mask;
-use crate::backend::docker::archive;
 use crate::backend::docker::daemon::{CallError, Daemon};
 
 /// A build of which nothing is heard for this long has hung itself up.
 const SILENCE: Duration = Duration::from_mins(4);
+
+/// How much of the tree may be in flight between its folder and the daemon.
+const PIPE_BYTES: usize = 256 * 1024;
 
 /// What is built how.
 pub(super) struct Build<'a> {
@@ -65,7 +68,8 @@ impl Build<'_> {
             .client()
             .await
             .map_err(|error| explained("build", &error, self.mask))?;
-        let (mut writer, reader) = archive::pipe();
+        let (mut writer, reader) = tokio::io::duplex(PIPE_BYTES);
+        let reader = ReaderStream::with_capacity(reader, PIPE_BYTES);
         let moves = Arc::new(Notify::new());
         let is_whole = Arc::new(AtomicBool::new(false));
         let body = {
