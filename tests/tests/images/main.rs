@@ -16,4 +16,8 @@
 )]
 #[path = "../backend_support/mod.rs"]
 mod backend_support;
+mod credentials;
+mod faults;
+mod registry;
 mod support;
+mod world;

@@ -110,6 +110,11 @@ impl<'a> Reference<'a> {
     pub(in crate::backend::docker) fn is_plausible(&self) -> bool {
         let (host, path) = self.split();
         let plain_host = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+        let is_host = |host: &str| {
+            let first = host.starts_with(|c: char| c == '[' || c.is_ascii_alphanumeric());
+            let last = host.ends_with(|c: char| c == ']' || c.is_ascii_alphanumeric());
+            first && last && host.chars().all(plain_host)
+        };
         let plain_tag = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let is_tag = |tag: &str| {
             tag.len() <= MAX_TAG && tag.chars().all(plain_tag) && !tag.starts_with(['.', '-'])
@@ -122,8 +127,7 @@ impl<'a> Reference<'a> {
             })
         };
         self.text.len() <= MAX_LENGTH
-            && !host.is_empty()
-            && host.chars().all(plain_host)
+            && is_host(host)
             && path.split('/').all(is_component)
             && self.tag.is_none_or(is_tag)
             && self.digest.is_none_or(is_digest)
