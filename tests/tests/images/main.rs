@@ -21,3 +21,5 @@ mod faults;
 mod registry;
 mod support;
 mod world;
+mod local_build;
+mod support;

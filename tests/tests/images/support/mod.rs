@@ -2,6 +2,8 @@
 
 pub(crate) mod gate;
 pub(crate) mod registry;
+pub(crate) mod build_world;
+pub(crate) mod git_host;
 
 use std::time::Duration;
 
