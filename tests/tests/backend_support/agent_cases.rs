@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend_support::agent;
 use crate::backend_support::docker::DockerFixture;
-use crate::backend_support::fixture::{Fixture, liveness, spec, with_env};
+use crate::backend_support::fixture::{Fixture, assert_free_of_secrets, liveness, spec, with_env};
 use crate::backend_support::proxy::{Fault, Rule};
 
 fn never() -> CancellationToken {
@@ -81,13 +81,30 @@ async fn an_image_whose_program_does_not_exist_fails_the_start_with_the_daemons_
         .start(&spec(), &never())
         .await
         .expect_err("no program");
-    let text = format!("{:#}", anyhow::Error::new(error));
-    assert!(
-        text.contains("failed to start container: status "),
-        "{text}"
-    );
+    let text = error.to_string();
+    assert!(text.contains("exited at once with code 127"), "{text}");
+    // In the words of who tried
     assert!(text.contains("/bin/sh"), "{text}");
     assert_eq!(fixture.leftovers().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_of_an_agent_are_told_without_its_secrets() {
+    let Some(fixture) = DockerFixture::new().await else {
+        return;
+    };
+    let tar = agent::root_file_system().await;
+    let script = "echo key $API_KEY; /bin/busybox cat /configs/.auth_token >&2; exit 3";
+    let command = format!(r#"["/bin/busybox", "sh", "-c", "{script}"]"#);
+    let image = fixture.import("talking", tar, &command).await;
+    let backend = fixture.backend_with(&fixture.instance, |config| {
+        config.images.insert("langgraph".to_owned(), image);
+    });
+    let error = backend.start(&spec(), &never()).await.expect_err("an end");
+    let text = error.to_string();
+    assert!(text.contains("with code 3: "), "{text}");
+    assert!(text.contains("key "), "{text}");
+    assert_free_of_secrets(error);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::exec::StartExecResults;
-use bollard::models::{ContainerInspectResponse, ExecConfig, VolumeCreateRequest};
+use bollard::models::{
+    ContainerInspectResponse, ExecConfig, NetworkCreateRequest, VolumeCreateRequest,
+};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListNetworksOptions, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -152,6 +154,16 @@ impl DockerFixture {
         let mut config = self.config.clone();
         change(&mut config);
         Arc::new(DockerBackend::connect(config, instance.to_owned()).expect("a backend"))
+    }
+
+    /// Makes the network of this fixture before a backend does.
+    pub(crate) async fn make_network(&self) {
+        let request = NetworkCreateRequest {
+            name: self.config.network.clone(),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.docker.create_network(request).await;
+        made.expect("a network");
     }
 
     /// Removes a network before the end: a daemon has room for a few dozen only.

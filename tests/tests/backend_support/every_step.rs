@@ -104,19 +104,19 @@ async fn a_first_start_leaves_nothing(make: impl Fn() -> StartSpec, at_least: us
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_cancelled_at_any_call_leaves_nothing() {
-    a_first_start_leaves_nothing(spec, 16, Fault::Late(Duration::ZERO)).await;
+    a_first_start_leaves_nothing(spec, 14, Fault::Late(Duration::ZERO)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_cancelled_while_any_call_is_slow_leaves_nothing() {
     let slow = Fault::Late(Duration::from_millis(150));
-    a_first_start_leaves_nothing(spec, 16, slow).await;
+    a_first_start_leaves_nothing(spec, 14, slow).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_first_start_cancelled_at_any_call_leaves_nothing() {
     let sealed = || StartSpec { tier: 1, ..spec() };
-    a_first_start_leaves_nothing(sealed, 18, Fault::Late(Duration::from_millis(20))).await;
+    a_first_start_leaves_nothing(sealed, 16, Fault::Late(Duration::from_millis(20))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +125,7 @@ async fn a_first_start_with_sessions_cancelled_at_any_call_leaves_nothing() {
         reset_session: true,
         ..with_sessions(spec())
     };
-    a_first_start_leaves_nothing(make, 20, Fault::Late(Duration::from_millis(20))).await;
+    a_first_start_leaves_nothing(make, 16, Fault::Late(Duration::from_millis(20))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

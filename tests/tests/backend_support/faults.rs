@@ -71,7 +71,12 @@ async fn start_with(
 ) -> BackendError {
     let what = format!("{method} {path} #{nth} {fault:?}");
     let proxy = Proxy::start(&daemon_socket());
-    let network = format!("{}-{}", fixture.config.network, spec.workspace_id.simple());
+    // A daemon has room for a few dozen networks: one of its own only for those calls
+    // that are about it.
+    let mut network = fixture.config.network.clone();
+    if path.starts_with("/networks") {
+        network = format!("{network}-{}", spec.workspace_id.simple());
+    }
     let backend = fixture.backend_with(&fixture.instance, |config| {
         config.host = Some(proxy.address());
         config.network.clone_from(&network);
@@ -94,7 +99,9 @@ async fn start_with(
     let Err(error) = start.await else {
         panic!("{what}: the start succeeded")
     };
-    fixture.remove_network(&network).await;
+    if network != fixture.config.network {
+        fixture.remove_network(&network).await;
+    }
     let left = fixture.objects(Some(spec.workspace_id)).await;
     assert!(left.is_empty(), "{what}: {left:?} left after {error:?}");
     error
@@ -104,6 +111,7 @@ async fn fail_each(tier: u8, timeout_secs: u64, steps: &[Step], fault: Fault, th
     let Some(fixture) = DockerFixture::new().await else {
         return;
     };
+    fixture.make_network().await;
     futures_util::stream::iter(steps)
         .for_each_concurrent(SIDE_BY_SIDE, |step| {
             let fixture = &fixture;

@@ -65,7 +65,7 @@ async fn without_the_switch_every_tier_is_confined_and_has_its_own_limits() {
         return;
     };
     for (tier, processes, memory) in [
-        (2, "512", 512),
+        (2, "512", 512_u64),
         (0, "512", 512),
         (3, "4096", 2048),
         (4, "4096", 4096),
