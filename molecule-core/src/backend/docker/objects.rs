@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    InspectContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
+use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -81,6 +82,29 @@ pub(super) fn host_port(container: &ContainerInspectResponse) -> Option<u16> {
     let on_host = container.host_config.as_ref()?.network_mode.as_deref() == Some("host");
     let labels = container.config.as_ref()?.labels.as_ref();
     on_host.then(|| isolation::port_of(labels)).flatten()
+}
+
+/// The last lines a container printed, 4 KiB at most. Not yet safe to show.
+pub(super) async fn last_words(daemon: &Daemon, id: &str) -> Result<String, CallError> {
+    const MAX_BYTES: usize = 4096;
+    let options = LogsOptionsBuilder::default()
+        .stdout(true)
+        .stderr(true)
+        .tail("5")
+        .build();
+    daemon
+        .call(|client| async move {
+            let mut said = Vec::new();
+            let mut lines = client.logs(id, Some(options));
+            while said.len() < MAX_BYTES
+                && let Some(line) = lines.next().await
+            {
+                said.extend_from_slice(&line?.into_bytes());
+            }
+            said.truncate(MAX_BYTES);
+            Ok(String::from_utf8_lossy(&said).trim().to_owned())
+        })
+        .await
 }
 
 /// Removes a container, running or not, with its anonymous volumes. Stopping it

@@ -109,8 +109,10 @@ impl Start {
                 .map_err(|error| self.error(OPERATION, error))?;
             let elapsed = began.elapsed();
             match Life::of(&found) {
-                Life::Ended(how) => return Err(exited(&how)),
-                Life::Again if elapsed > CODE_PATIENCE => return Err(exited("")),
+                Life::Ended(how) => return Err(self.exited(container, &how).await),
+                Life::Again if elapsed > CODE_PATIENCE => {
+                    return Err(self.exited(container, "").await);
+                }
                 Life::Again => {}
                 Life::Runs => match objects::agent_url(&found) {
                     Some(url) if elapsed >= GRACE || self.answers(&url).await? => return Ok(url),
@@ -148,6 +150,21 @@ impl Start {
         Ok(matches!(answered, Ok(Ok(1))))
     }
 
+    /// The error for an agent that ended, with its last words: they go with the
+    /// container.
+    async fn exited(&self, container: &str, how: &str) -> BackendError {
+        let mut reason = format!("failed to start container: the agent exited at once{how}");
+        // Without them the exit itself is all there is to tell.
+        let said = self
+            .read(objects::last_words(&self.inner.daemon, container))
+            .await
+            .unwrap_or_default();
+        if !said.is_empty() {
+            reason = format!("{reason}: {}", self.scrub.clean(&said));
+        }
+        refused("start container", &reason)
+    }
+
     async fn pause(&self, operation: &'static str, time: Duration) -> Result<(), BackendError> {
         let slept = async {
             sleep(time).await;
@@ -157,11 +174,6 @@ impl Start {
             .await
             .map_err(|error| self.error(operation, error))
     }
-}
-
-fn exited(how: &str) -> BackendError {
-    let reason = format!("failed to start container: the agent exited at once{how}");
-    refused("start container", &reason)
 }
 
 /// What has become of an agent that was started.
