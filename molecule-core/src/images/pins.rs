@@ -4,8 +4,8 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::store::{self, Decision, Running};
 use super::Images;
+use super::store::{self, Decision, Running};
 use crate::backend::ImageDigest;
 use crate::error::{Error, Result};
 use crate::store::{Tx, timestamp};
@@ -211,15 +211,25 @@ mod tests {
         digests.iter().map(decision).collect()
     }
 
+    /// Digests newest first, the present one, and where the way back leads.
+    type Way = (
+        &'static [Option<&'static str>],
+        Option<&'static str>,
+        Option<Option<&'static str>>,
+    );
+
     #[test]
     fn the_way_back_leads_to_the_newest_decision_that_says_something_else() {
-        // Newest first.
-        let table: &[(&[Option<&str>], Option<&str>, Option<Option<&str>>)] = &[
+        let table: &[Way] = &[
             (&[], None, None),
             (&[Some("a")], Some("a"), Some(None)),
             (&[Some("a"), Some("a")], Some("a"), Some(None)),
             (&[Some("b"), Some("a")], Some("b"), Some(Some("a"))),
-            (&[Some("b"), Some("b"), Some("a")], Some("b"), Some(Some("a"))),
+            (
+                &[Some("b"), Some("b"), Some("a")],
+                Some("b"),
+                Some(Some("a")),
+            ),
             (&[None, Some("a")], None, Some(Some("a"))),
             (&[Some("a"), None], Some("a"), Some(None)),
             // A pin that was written by other means.

@@ -121,10 +121,7 @@ statement!(
 
 /// Waits until nobody else decides, and keeps others waiting until the transaction ends.
 pub(super) async fn lock(tx: &mut Tx) -> sqlx::Result<()> {
-    with_tx!(tx, |conn| sqlx::query(LOCK)
-        .execute(conn)
-        .await
-        .map(drop))
+    with_tx!(tx, |conn| sqlx::query(LOCK).execute(conn).await.map(drop))
 }
 
 statement!(

@@ -45,11 +45,7 @@ async fn refresh_workspace_images(
 ) -> ApiResult<Json<Refreshed>> {
     let runtime = query.runtime.filter(|runtime| !runtime.is_empty());
     let recreate = query.recreate.is_none_or(|text| text == "true");
-    tracing::info!(
-        actor = who.actor(),
-        recreate,
-        "refresh of images asked for"
-    );
+    tracing::info!(actor = who.actor(), recreate, "refresh of images asked for");
     let refreshed = app.rollout.refresh(runtime.as_deref(), recreate).await?;
     Ok(Json(refreshed))
 }

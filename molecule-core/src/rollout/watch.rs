@@ -166,12 +166,18 @@ mod tests {
         assert!(!watched.is_news("codex", &old));
         assert!(!watched.is_news("codex", &old));
         assert!(watched.is_news("codex", &new));
-        assert!(watched.is_news("codex", &new), "it was not brought to anybody");
+        assert!(
+            watched.is_news("codex", &new),
+            "it was not brought to anybody"
+        );
         watched.settle("codex".to_owned(), new.clone());
         assert!(!watched.is_news("codex", &new));
         assert!(watched.is_news("codex", &old));
         watched.keep(&BTreeSet::new());
-        assert!(!watched.is_news("codex", &old), "forgotten with its last user");
+        assert!(
+            !watched.is_news("codex", &old),
+            "forgotten with its last user"
+        );
     }
 
     #[test]

@@ -101,7 +101,8 @@ impl Workspaces {
         services.events.publish(event);
         match services.has_no_backend() {
             true => {
-                let failed = services.mark_failed(Lease::first(id), NO_BACKEND, &[], Again::default());
+                let failed =
+                    services.mark_failed(Lease::first(id), NO_BACKEND, &[], Again::default());
                 // The row is committed and the caller must hear of it, secret and
                 // all; recovery writes the outcome then.
                 if let Err(error) = failed.await {

@@ -55,7 +55,11 @@ impl Workspaces {
     async fn fail_unstartable(&self, id: Uuid) {
         let failing = async {
             match self.provisioner.claim_to_fail(id).await? {
-                Some(lease) => self.services.mark_failed(lease, NO_BACKEND, &[], Again::default()).await,
+                Some(lease) => {
+                    self.services
+                        .mark_failed(lease, NO_BACKEND, &[], Again::default())
+                        .await
+                }
                 None => Ok(()),
             }
         };

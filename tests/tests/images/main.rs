@@ -16,4 +16,9 @@
 )]
 #[path = "../backend_support/mod.rs"]
 mod backend_support;
+mod decline;
+mod fleet;
+mod pins;
+mod progress;
+mod rollout;
 mod support;

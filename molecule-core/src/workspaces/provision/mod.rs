@@ -32,8 +32,8 @@ use uuid::Uuid;
 
 use attempt::{Attempt, Limits};
 use failure::{Failure, Step};
-use outcome::Outcome;
 pub(super) use failure::{HOOKS_FAILED, NO_BACKEND};
+use outcome::Outcome;
 pub(super) use steps::missing_env;
 
 use super::gate::{Pass, SerialGate};
