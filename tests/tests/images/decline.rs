@@ -141,13 +141,15 @@ on_both_engines! {
         assert!(app.backend.stops().is_empty());
     }
 
-    async fn an_agent_that_reports_during_the_pull_is_online_in_between_and_after(engine: Engine) {
+    async fn an_agent_that_registers_during_the_pull_is_online_in_between_and_after(engine: Engine) {
         let app = with_images(engine).start().await;
         let agent = Agent::online(&app, of_runtime("codex")).await;
         app.backend.images.set_registry(Registry::Silent);
         restart(&app, &agent.id).await;
         eventually("the pull", || async { app.backend.images.obtained().len() == 2 }).await;
         assert_eq!(agent.beat(&app, json!({})).send().await.status, 200);
+        assert_eq!(status(&app, &agent.id).await, "provisioning", "that says nothing of the new one");
+        assert_eq!(agent.register(&app).send().await.status, 200);
         assert_eq!(status(&app, &agent.id).await, "online");
         // The person tries again, in vain.
         app.backend.images.set_registry(Registry::Away);
@@ -290,7 +292,7 @@ on_both_engines! {
         settled(&app, &agent.id, 2).await;
         assert_eq!(app.listed(&agent.id).await.expect("a row")["last_sample_error"], DECLINED);
         assert_kept(&app, &agent).await;
-        let id = app.create(of_runtime("codex")).await;
+        let id = app.create(of_runtime("hermes")).await;
         app.wait_for_status(&id, "failed").await;
         let row = app.listed(&id).await.expect("a row");
         assert_eq!(row["last_sample_error"], "workspace start failed");
