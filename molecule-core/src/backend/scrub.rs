@@ -36,7 +36,9 @@ impl Scrubber {
         Self::knowing(&values)
     }
 
-    fn knowing(values: &[String]) -> Self {
+    /// Knows these values; one that is empty masks nothing.
+    pub(super) fn knowing(values: &[String]) -> Self {
+        let values = values.iter().filter(|value| !value.is_empty());
         Self(
             AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)

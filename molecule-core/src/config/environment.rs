@@ -19,6 +19,8 @@ pub struct EnvVar {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    /// Text that may be empty, because that is not the same as unset.
+    AnyText,
     Lower,
     Number,
     Bool,
@@ -40,7 +42,7 @@ const fn var(
 }
 
 /// Every variable, in the order of the configuration file. An empty value counts
-/// as unset.
+/// as unset, but for `MOLECULE_IMAGE_PLATFORM`.
 pub const ENV_VARS: &[EnvVar] = &[
     var(
         "MOLECULE_ENV",
@@ -172,8 +174,8 @@ pub const ENV_VARS: &[EnvVar] = &[
     var(
         "MOLECULE_IMAGE_PLATFORM",
         "backend.docker.image_platform",
-        Kind::Text,
-        "os/architecture of the images",
+        Kind::AnyText,
+        "os/architecture of the images; empty for no preference",
     ),
     var(
         "WORKSPACE_IMAGE_LOCAL_OVERRIDE",
@@ -323,11 +325,16 @@ pub const ENV_VARS: &[EnvVar] = &[
 ];
 
 impl EnvVar {
+    /// True when the variable says something by being set to `text`.
+    pub(super) fn counts(&self, text: &str) -> bool {
+        self.kind == Kind::AnyText || !text.trim().is_empty()
+    }
+
     /// The value as the configuration file would have it, or what is wrong.
     pub(super) fn read(&self, text: &str) -> Result<Value, String> {
         let trimmed = text.trim();
         match self.kind {
-            Kind::Text => Ok(Value::String(trimmed.to_owned())),
+            Kind::Text | Kind::AnyText => Ok(Value::String(trimmed.to_owned())),
             Kind::Lower => Ok(Value::String(trimmed.to_ascii_lowercase())),
             Kind::Number => trimmed.parse::<u64>().map(Value::from).map_err(|_| {
                 format!(

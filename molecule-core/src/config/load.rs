@@ -129,11 +129,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     };
     let file_is_unread = !problems.is_empty();
     for var in ENV_VARS {
-        let Some(text) = sources
-            .env
-            .get(var.name)
-            .filter(|text| !text.trim().is_empty())
-        else {
+        let Some(text) = sources.env.get(var.name).filter(|text| var.counts(text)) else {
             continue;
         };
         match var.read(text) {

@@ -291,3 +291,20 @@ fn every_problem_with_earlier_keys_is_listed_and_no_key_is_quoted() {
         );
     }
 }
+
+#[test]
+fn an_empty_platform_means_no_preference_and_not_the_default() {
+    let yaml = "backend: { docker: { image_platform: linux/arm64 } }";
+    let platform = |pairs: &[(&str, &str)]| {
+        let config = load(yaml, pairs).unwrap();
+        config.backend.docker.image_platform
+    };
+    let none = platform(&[DEV, ("MOLECULE_IMAGE_PLATFORM", "")]);
+    assert_eq!(none.as_deref(), Some(""));
+    let other = platform(&[DEV, ("MOLECULE_IMAGE_PLATFORM", " linux/amd64 ")]);
+    assert_eq!(other.as_deref(), Some("linux/amd64"));
+    assert_eq!(platform(&[DEV]).as_deref(), Some("linux/arm64"));
+    let unset = load("", &[DEV, ("MOLECULE_IMAGE_REGISTRY", "")]).unwrap();
+    assert_eq!(unset.backend.docker.image_platform, None);
+    assert_eq!(unset.backend.docker.image_registry, None);
+}

@@ -1,5 +1,7 @@
 //! Rules beyond types.
 
+mod docker;
+
 use super::{BackendChoice, Config, Environment};
 use crate::cidr::Cidr;
 use crate::secrets::EncryptionKey;
@@ -215,17 +217,7 @@ fn backend(config: &Config, found: &mut Vec<String>) {
         }
         _ => {}
     }
-    let positive = backend
-        .docker
-        .memory_mb
-        .iter()
-        .chain(&backend.docker.cpu_shares);
-    if positive.clone().any(|limit| *limit <= 0) {
-        found.push("backend.docker: memory_mb and cpu_shares must be positive".to_owned());
-    }
-    if backend.docker.network.is_empty() {
-        found.push("backend.docker.network: must not be empty".to_owned());
-    }
+    docker::problems(&backend.docker, found);
 }
 
 fn not_built_in(what: &str) -> String {

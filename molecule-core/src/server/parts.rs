@@ -17,6 +17,11 @@ pub(super) fn configured_secrets(config: &Config) -> Vec<Secret> {
     secrets.extend(config.auth.admin_token.clone());
     secrets.extend(config.secrets.encryption_key.clone());
     secrets.extend(config.secrets.previous_encryption_keys.clone());
+    let docker = &config.backend.docker;
+    secrets.extend(docker.ghcr_token.clone());
+    secrets.extend(docker.local_build.token.clone());
+    let accounts = docker.registries.values();
+    secrets.extend(accounts.map(|account| account.password.clone()));
     let url = config.database_url();
     if let Ok(url) = url::Url::parse(url.expose()) {
         if let Some(password) = url.password() {

@@ -96,7 +96,7 @@ async fn bounded<T>(
 }
 
 /// Why a call failed. The texts are the daemon's and not yet safe to show.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum CallError {
     /// The daemon answered, and refused.
     Status(u16, String),

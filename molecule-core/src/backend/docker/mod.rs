@@ -5,6 +5,7 @@
 //! to another one is ever stopped, replaced or deleted.
 
 mod archive;
+mod build;
 mod config_file;
 mod container;
 mod daemon;
@@ -31,7 +32,7 @@ use self::names::Labels;
 use self::objects::{Found, Removed};
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
+    BackendError, BackendKind, Images, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
     WorkspaceBackend,
 };
 use crate::config::backend::DockerConfig;
@@ -50,6 +51,7 @@ struct Inner {
     config: DockerConfig,
     instance: String,
     daemon: Daemon,
+    images: image::State,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -86,6 +88,7 @@ impl DockerBackend {
         let daemon = Daemon::new(&config)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                images: image::State::new(&config),
                 config,
                 instance,
                 daemon,
@@ -224,6 +227,10 @@ impl WorkspaceBackend for DockerBackend {
             });
         };
         Ok(Scrubber::plain().clean(&format!("Docker {engine} (API {api})")))
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
     }
 
     async fn shutdown(&self) {

@@ -17,12 +17,12 @@ use uuid::Uuid;
 use super::archive::{self, ArchiveError, Content};
 use super::container::{CONFIG_PATH, Shape, Workspace, agent_url};
 use super::daemon::CallError;
-use super::image::{self, Image};
+use super::image::{self, Platform};
 use super::objects::{self, Found};
 use super::{Inner, config_file, names, network};
 use crate::backend::environment::agent_env;
 use crate::backend::scrub::Scrubber;
-use crate::backend::{BackendError, Instance, StartSpec, UndoStack};
+use crate::backend::{BackendError, ImageRequest, Instance, ObtainedImage, StartSpec, UndoStack};
 
 /// What one step may take to be undone.
 const UNDO_BOUND: Duration = Duration::from_secs(30);
@@ -70,12 +70,16 @@ struct Start {
 
 impl Start {
     async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
-        let image = image::reference(&self.inner.config, &self.spec.runtime)?;
+        let wanted = ImageRequest {
+            runtime: self.spec.runtime.clone(),
+            pin: self.spec.image_pin.clone(),
+        };
+        image::reference(&self.inner.config, &wanted)?;
         let workspace = Workspace::of(&self.spec)?;
         let env = agent_env(&self.spec, CONFIG_PATH, Vec::new())?;
         let network = self.ensure_network().await?;
         // Before the old container goes: without an image it had better stay.
-        self.ensure_image(&image).await?;
+        let image = self.ensure_image(&wanted).await?;
         let id = self.spec.workspace_id;
         let new_configs = self
             .ensure_volume(undo, "create config volume", names::config_volume(id))
@@ -92,7 +96,7 @@ impl Start {
         let shape = || Shape {
             spec: &self.spec,
             config: &self.inner.config,
-            image: &image,
+            image: &image.reference,
             network: &network,
             workspace: &workspace,
             env: &env,
@@ -130,7 +134,7 @@ impl Start {
         Ok(Instance {
             instance_id: container,
             url,
-            image_digest: None,
+            image_digest: image.digest,
         })
     }
 
@@ -144,21 +148,8 @@ impl Start {
         .map_err(|error| self.error("ensure network", error))
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), BackendError> {
-        let bound = Duration::from_secs(self.inner.config.pull_timeout_secs.max(1));
-        match self
-            .read(image::ensure(&self.inner.daemon, image, bound))
-            .await
-        {
-            Ok(Image::Present) => Ok(()),
-            Ok(Image::Missing(cause)) => Err(image::missing(
-                image,
-                &self.spec.runtime,
-                &cause,
-                &self.scrub,
-            )),
-            Err(error) => Err(self.error("find image", error)),
-        }
+    async fn ensure_image(&self, wanted: &ImageRequest) -> Result<ObtainedImage, BackendError> {
+        image::obtain(&self.inner, wanted, &self.spec.progress, &self.cancel).await
     }
 
     /// Answers whether this start made the volume.
@@ -245,7 +236,11 @@ impl Start {
         (name, body): (String, ContainerCreateBody),
     ) -> Result<String, BackendError> {
         let image = body.image.clone().unwrap_or_default();
-        let options = CreateContainerOptionsBuilder::default().name(&name).build();
+        let platform = Platform::of(&self.inner.config).map(|platform| platform.to_string());
+        let options = CreateContainerOptionsBuilder::default()
+            .name(&name)
+            .platform(platform.as_deref().unwrap_or_default())
+            .build();
         let settled = self.undo_with(undo, operation, name, |inner, name, attempt, settled| {
             Box::pin(async move {
                 objects::take_back_container(&inner.daemon, &name, attempt, settled).await

@@ -32,6 +32,9 @@ const MAX_PULL_BYTES: usize = 128 * 1024 * 1024;
 /// that include the body; this only must not be in their way.
 const LIBRARY_TIMEOUT_SECS: u64 = 24 * 60 * 60;
 
+/// Headers that hold credentials of registries.
+const CREDENTIAL_HEADERS: [&str; 2] = ["x-registry-auth", "x-registry-config"];
+
 const OPERATION: &str = "connect to docker";
 
 /// A client for the configured daemon. Does not connect yet.
@@ -146,10 +149,23 @@ fn origin_form(mut request: BollardRequest) -> Result<BollardRequest, Error> {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     *request.uri_mut() = path.parse::<Uri>()?;
-    request
-        .headers_mut()
-        .insert(HOST, HeaderValue::from_static("docker"));
+    let headers = request.headers_mut();
+    headers.insert(HOST, HeaderValue::from_static("docker"));
+    for name in CREDENTIAL_HEADERS {
+        if let Some(encoded) = headers.get(name).and_then(url_safe) {
+            headers.insert(name, encoded);
+        }
+    }
     Ok(request)
+}
+
+/// The client library encodes credentials in the common alphabet, the daemon reads
+/// the URL-safe one, and takes what it cannot read for no credentials at all.
+fn url_safe(encoded: &HeaderValue) -> Option<HeaderValue> {
+    let encoded = encoded.to_str().ok()?.replace('+', "-").replace('/', "_");
+    let mut encoded = HeaderValue::from_str(&encoded).ok()?;
+    encoded.set_sensitive(true);
+    Some(encoded)
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -240,6 +256,14 @@ mod tests {
         ] {
             assert!(client(&with_host(host)).is_ok(), "{host:?}");
         }
+    }
+
+    #[test]
+    fn credentials_are_sent_in_the_alphabet_that_daemons_read() {
+        let common = HeaderValue::from_static("eyJhIjoiPz4+Pz8/In0=+/");
+        let sent = url_safe(&common).unwrap();
+        assert_eq!(sent, "eyJhIjoiPz4-Pz8_In0=-_");
+        assert!(sent.is_sensitive());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -21,10 +22,10 @@ use crate::backend_support::agent;
 use crate::backend_support::docker::daemon_socket;
 
 /// The one password that a registry [with a password](Registry::with_password)
-/// accepts.
-pub(crate) const PASSWORD: &str = "registry-test-password";
+/// accepts. Its encodings differ between the two alphabets of base64.
+pub(crate) const PASSWORD: &str = "registry-???-password";
 /// The same as the registry stores it.
-const PASSWORD_HASH: &str = "$2b$05$abcdefghijklmnopqrstuudNXzMX.ckEqqJtXEWhsZxNCG/0RD6Bi";
+const PASSWORD_HASH: &str = "$2b$05$abcdefghijklmnopqrstuumqT/NcW2r7H7i2v/52xvAZln2sUp68C";
 /// File of an image that holds what was given to [`Registry::push`].
 pub(crate) const MARKER: &str = "/marker";
 
@@ -39,6 +40,8 @@ pub(crate) struct Registry {
     folder: TempDir,
     process: Option<Child>,
     client: Client,
+    /// Other hosts under which the daemon may have got images from here.
+    aliases: Mutex<Vec<String>>,
 }
 
 impl Registry {
@@ -69,6 +72,7 @@ impl Registry {
             folder,
             process: None,
             client,
+            aliases: Mutex::default(),
         };
         for _ in 0..5 {
             registry.port = free_port();
@@ -97,6 +101,11 @@ impl Registry {
     /// Host and port, as they stand in references and in the configuration.
     pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Has the images of another way to this registry removed at the end.
+    pub(crate) fn also_forget(&self, host: String) {
+        self.aliases.lock().unwrap().push(host);
     }
 
     /// How the daemon asks for an image here.
@@ -270,30 +279,34 @@ impl Drop for Registry {
             let _ = process.kill();
             let _ = process.wait();
         }
-        let host = self.host();
+        let mut hosts = std::mem::take(&mut *self.aliases.lock().unwrap());
+        hosts.push(self.host());
         // Also after a failed assertion, and whatever runtime the test had.
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
-            runtime.expect("a runtime").block_on(forget_images(&host));
+            runtime.expect("a runtime").block_on(forget_images(&hosts));
         });
         let _ = cleaning.join();
     }
 }
 
-/// Removes what the daemon has from the registry at `host`.
-async fn forget_images(host: &str) {
+/// Removes what the daemon has from the registries at `hosts`.
+async fn forget_images(hosts: &[String]) {
     let socket = daemon_socket();
     let socket = socket.to_str().expect("a UTF-8 path");
     let Ok(docker) = Docker::connect_with_unix(socket, 60, bollard::API_DEFAULT_VERSION) else {
         return;
     };
     let all = ListImagesOptionsBuilder::default().all(true).build();
-    let prefix = format!("{host}/");
+    let is_theirs = |name: &String| {
+        let host = name.split('/').next().unwrap_or_default();
+        hosts.iter().any(|known| known == host)
+    };
     for image in docker.list_images(Some(all)).await.unwrap_or_default() {
         let names = image.repo_tags.iter().chain(&image.repo_digests);
-        for name in names.filter(|name| name.starts_with(&prefix)) {
+        for name in names.filter(|name| is_theirs(name)) {
             let options = RemoveImageOptionsBuilder::default().force(true).build();
             let _ = docker.remove_image(name, Some(options), None).await;
         }
