@@ -205,23 +205,23 @@ impl TestDatabase {
 
     /// Runs one statement of a test's own.
     pub async fn execute(&self, sql: &str) {
+        self.try_execute(sql).await.expect("statement");
+    }
+
+    /// As [`execute`](Self::execute), where the database may refuse it.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub async fn try_execute(&self, sql: &str) -> Result<(), sqlx::Error> {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
         match &self.keep {
             Keep::Sqlite { .. } => {
-                let mut connection = sqlx::SqliteConnection::connect(&self.url)
-                    .await
-                    .expect("connect");
-                sqlx::query(sql)
-                    .execute(&mut connection)
-                    .await
-                    .expect("statement");
+                let mut connection = sqlx::SqliteConnection::connect(&self.url).await?;
+                sqlx::query(sql).execute(&mut connection).await.map(drop)
             }
             Keep::Postgres { .. } => {
-                let mut connection = PgConnection::connect(&self.url).await.expect("connect");
-                sqlx::query(sql)
-                    .execute(&mut connection)
-                    .await
-                    .expect("statement");
+                let mut connection = PgConnection::connect(&self.url).await?;
+                sqlx::query(sql).execute(&mut connection).await.map(drop)
             }
         }
     }

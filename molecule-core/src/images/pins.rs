@@ -211,10 +211,16 @@ mod tests {
         digests.iter().map(decision).collect()
     }
 
+    /// Digests newest first, the present one, and where the way back leads.
+    type Way = (
+        &'static [Option<&'static str>],
+        Option<&'static str>,
+        Option<Option<&'static str>>,
+    );
+
     #[test]
     fn the_way_back_leads_to_the_newest_decision_that_says_something_else() {
-        // Newest first.
-        let table: &[(&[Option<&str>], Option<&str>, Option<Option<&str>>)] = &[
+        let table: &[Way] = &[
             (&[], None, None),
             (&[Some("a")], Some("a"), Some(None)),
             (&[Some("a"), Some("a")], Some("a"), Some(None)),

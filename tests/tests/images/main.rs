@@ -17,8 +17,13 @@
 #[path = "../backend_support/mod.rs"]
 mod backend_support;
 mod credentials;
+mod decline;
 mod faults;
+mod fleet;
+mod pins;
+mod progress;
 mod registry;
+mod rollout;
 mod support;
 mod world;
 mod local_build;
