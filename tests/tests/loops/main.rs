@@ -1,6 +1,7 @@
 //! What runs by itself.
 
 mod doctor;
+mod doctor_docker;
 mod health;
 mod hibernation;
 mod leader;

@@ -94,10 +94,7 @@ async fn a_client_that_never_reads_holds_the_shell_up_and_nothing_else() {
     let mut socket = socket.expect("a terminal");
     let endless = "yes 0123456789012345678901234567890123456789\n";
     socket.send(Message::Binary(endless.into())).await;
-    wait("it prints", || {
-        one.processes().iter().any(|line| line.contains("yes "))
-    })
-    .await;
+    wait("it prints", || one.processes().len() > 1).await;
     // Others are served meanwhile.
     let mut other = world.terminal(&one).await;
     other.types("echo served-$((1 + 1))").await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use molecule_core::config::BackendChoice;
 use molecule_tests::live::Socket;
 use molecule_tests::support::strict;
-use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder};
+use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder, eventually};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -114,7 +114,7 @@ impl World {
 
     /// A workspace whose container runs.
     pub(crate) async fn workspace(&mut self, mut body: Value) -> Workspace {
-        body["name"] = json!("one");
+        body["name"] = json!(Uuid::new_v4().to_string());
         body["runtime"] = json!("langgraph");
         let id = self.app().create(body).await;
         self.workspaces.push(id.clone());
@@ -123,6 +123,15 @@ impl World {
             id,
         };
         wait("the container runs", || workspace.runs()).await;
+        // And the server wrote down that it does.
+        let path = format!("/workspaces/{}", workspace.id);
+        eventually("the start is complete", || async {
+            let reply = self.app().get(&path).send().await;
+            reply.json()["url"]
+                .as_str()
+                .is_some_and(|url| !url.is_empty())
+        })
+        .await;
         workspace
     }
 
@@ -226,14 +235,15 @@ impl Workspace {
 
     /// Waits until nothing but the agent is left in the container.
     pub(crate) async fn is_quiet(&self) {
-        wait("only the agent is left", || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             let left = self.processes();
-            if !left.is_empty() {
-                eprintln!("left: {left:?}");
+            if left.is_empty() {
+                return;
             }
-            left.is_empty()
-        })
-        .await;
+            assert!(Instant::now() < deadline, "never ended: {left:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 mark=$1 leader=$2
-if command -v grep >/dev/null 2>&1; then
-  marked() { grep -qsF "$mark" "/proc/$1/environ"; }
+# Not every grep sees what follows a NUL without -z, or knows -z.
+if echo x | grep -qszF x 2>/dev/null; then
+  marked() { grep -qszF "$mark" "/proc/$1/environ"; }
   # The number may be that of another process by now.
   [ "$leader" = 0 ] || marked "$leader" || leader=0
 else
