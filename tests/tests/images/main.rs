@@ -24,5 +24,6 @@ mod pins;
 mod progress;
 mod registry;
 mod rollout;
+mod served;
 mod support;
 mod world;
