@@ -238,7 +238,7 @@ on_both_engines! {
         let app = with_images(engine).start().await;
         let agent = Agent::online(&app, of_runtime("codex")).await;
         assert_eq!(admin(&app, "POST", &format!("/workspaces/{}/hibernate", agent.id)).await.status, 200);
-        app.backend.images.set_registry(Registry::Away);
+        app.backend.images.set_registry(Registry::Refuses("not found after pull attempt".to_owned()));
         let message = json!({ "jsonrpc": "2.0", "id": 1, "method": "message/send", "params": { "message": { "parts": [] } } });
         let reply = app.post(&format!("/workspaces/{}/a2a", agent.id), message).bearer(ADMIN).send().await;
         assert_eq!((reply.status, &reply.json()["waking"]), (503, &json!(true)), "{}", reply.text);

@@ -25,5 +25,6 @@ mod pins;
 mod progress;
 mod registry;
 mod rollout;
+mod served;
 mod support;
 mod world;

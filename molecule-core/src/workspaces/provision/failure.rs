@@ -59,9 +59,8 @@ impl Failure {
     /// There is no image to start.
     pub(super) fn image(error: BackendError) -> Self {
         let class = error.class();
-        let passes = error.is_transient();
         let cause = format!("obtain_image: {:#}", anyhow::Error::from(error));
-        Self::new(START_FAILED, class, cause).passing(passes)
+        Self::new(START_FAILED, class, cause)
     }
 
     pub(super) fn start(step: &str, class: &'static str, cause: &dyn std::fmt::Display) -> Self {

@@ -134,7 +134,11 @@ impl Provisioner {
             }
             Ok(_) => {}
             Err(BackendError::Cancelled) => return Err(Step::Cancelled),
-            Err(error) => return Err(Failure::image(error).into()),
+            // One that is known by name can be there later, whatever is wrong now.
+            Err(error) => {
+                let is_known = images.reference(&request).is_ok();
+                return Err(Failure::image(error).passing(is_known).into());
+            }
         }
         Ok(Some(request))
     }
