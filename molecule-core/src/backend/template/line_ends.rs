@@ -21,9 +21,9 @@ impl LineEnds {
         let Some(first) = buffer[from..].iter().position(|byte| *byte == b'\r') else {
             return;
         };
-        let mut to = from + first;
-        let end = buffer.len();
-        for at in to..end {
+        let (begin, end) = (from + first, buffer.len());
+        let mut to = begin;
+        for at in begin..end {
             if buffer[at] == b'\r' {
                 if at + 1 == end && !last {
                     self.held = true;

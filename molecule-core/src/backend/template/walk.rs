@@ -236,12 +236,14 @@ mod tests {
 
     use super::*;
 
+    type Act = Box<dyn Fn(&str)>;
+
     /// Writes down what comes, and swaps a folder for a link when it is told of it.
     #[derive(Default)]
     struct Seen {
         names: Vec<String>,
-        on_folder: Option<Box<dyn Fn(&str)>>,
-        on_file: Option<Box<dyn Fn(&str)>>,
+        on_folder: Option<Act>,
+        on_file: Option<Act>,
         content: Vec<u8>,
     }
 
