@@ -15,8 +15,12 @@ mod backend_support;
 mod agent_cases;
 #[path = "backend_support/bad_daemons.rs"]
 mod bad_daemons;
+#[path = "faults/daemon_proxy.rs"]
+mod daemon_proxy;
 #[path = "backend_support/docker_cases.rs"]
 mod docker_cases;
+#[path = "backend_support/docker_changes.rs"]
+mod docker_changes;
 #[path = "backend_support/every_step.rs"]
 mod every_step;
 #[path = "backend_support/faults.rs"]

@@ -35,6 +35,9 @@ const REPLAY: Duration = Duration::from_secs(2);
 const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 /// The first connection also asks for what happened just before.
 const OVERLAP: Duration = Duration::from_secs(5);
+const NANOS: i64 = 1_000_000_000;
+/// A later connection repeats so much.
+const REPEATED_NANOS: i64 = NANOS;
 /// What is asked about; ends and starts of the main process, removals.
 const ACTIONS: [&str; 4] = ["start", "die", "oom", "destroy"];
 
@@ -54,30 +57,20 @@ pub(super) fn watch(inner: Arc<Inner>, closing: CancellationToken) -> Changes {
     stream::unfold(watch, next).boxed()
 }
 
-/// A place in the daemon's history.
+/// A moment by the daemon's clock, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mark {
-    /// By the daemon's clock.
-    nanos: i64,
-    /// Whether an event happened exactly then: if the daemon tells of it again, its
-    /// memory goes back far enough.
-    is_event: bool,
-}
+struct Mark(i64);
 
 impl Mark {
-    /// One that the daemon never tells of.
-    const UNKNOWN: Self = Self {
-        nanos: 0,
-        is_event: false,
-    };
+    /// Before anything a daemon remembers.
+    const UNKNOWN: Self = Self(0);
 
-    /// As the daemon reads it.
+    /// As the daemon reads it; a little earlier. Events that happen together are not
+    /// kept in the order of their times, and one of those before shows that the
+    /// daemon's memory goes back far enough.
     fn since(self) -> String {
-        let (secs, nanos) = (
-            self.nanos.div_euclid(1_000_000_000),
-            self.nanos.rem_euclid(1_000_000_000),
-        );
-        format!("{secs}.{nanos:09}")
+        let nanos = self.0.saturating_sub(REPEATED_NANOS).max(0);
+        format!("{}.{:09}", nanos / NANOS, nanos % NANOS)
     }
 }
 
@@ -138,7 +131,7 @@ impl Watch {
             Ok(Some(Ok(event))) => self.take(&event),
             Ok(Some(Err(error))) => self.lost(&CallError::from(error)),
             Ok(None) => self.lost(&CallError::Broken("the stream ended".to_owned())),
-            // It remembers nothing of what we know.
+            // It remembers nothing that we know.
             Err(_) if open.resumes.take().is_some() => self.missed(),
             Err(_) => self.open = None,
         }
@@ -184,20 +177,13 @@ impl Watch {
     }
 
     fn take(&mut self, event: &EventMessage) {
-        let resumes = self.open.as_mut().and_then(|open| open.resumes.take());
         let nanos = event.time_nano.filter(|nanos| *nanos > 0);
-        if let Some(mark) = resumes {
-            if mark.is_event && nanos == Some(mark.nanos) {
-                // Known, and proof that nothing in between is lost.
-                return;
-            }
+        let resumes = self.open.as_mut().and_then(|open| open.resumes.take());
+        if resumes.is_some_and(|mark| nanos.is_none_or(|nanos| nanos > mark.0)) {
             self.missed();
         }
         if let Some(nanos) = nanos {
-            self.mark = Some(Mark {
-                nanos,
-                is_event: true,
-            });
+            self.mark = Some(Mark(nanos));
         }
         self.ready.extend(change_of(event, &self.inner.instance));
     }
@@ -234,10 +220,7 @@ async fn beginning(inner: &Inner, created: Instant) -> Result<Option<Mark>, Call
     let info = inner.daemon.call(|client| client.info()).await?;
     let ago = i64::try_from((created.elapsed() + OVERLAP).as_nanos());
     let nanos = (info.system_time).and_then(|text| nanos_of(&text)?.checked_sub(ago.ok()?));
-    Ok(nanos.map(|nanos| Mark {
-        nanos,
-        is_event: false,
-    }))
+    Ok(nanos.map(Mark))
 }
 
 /// How long to wait after so many failures.
@@ -350,17 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_written_in_seconds_and_nine_digits() {
+    fn a_mark_is_written_a_second_earlier_with_nine_digits() {
         for (nanos, text) in [
-            (1_700_000_000_000_000_001, "1700000000.000000001"),
-            (1_700_000_000_999_999_999, "1700000000.999999999"),
+            (1_700_000_000_000_000_001, "1699999999.000000001"),
+            (1_700_000_000_999_999_999, "1699999999.999999999"),
             (0, "0.000000000"),
+            (i64::MIN, "0.000000000"),
         ] {
-            let mark = Mark {
-                nanos,
-                is_event: true,
-            };
-            assert_eq!(mark.since(), text);
+            assert_eq!(Mark(nanos).since(), text);
         }
         assert_eq!(
             nanos_of("2026-01-01T00:00:00.123456789+01:00"),
@@ -386,8 +366,8 @@ mod tests {
             let mut event = of_container(&action, &name, "a", &workspace);
             event.time_nano = Some(nanos);
             let _ = change_of(&event, "a");
-            let mark = Mark { nanos, is_event: true };
-            prop_assert!(!mark.since().is_empty());
+            let since = Mark(nanos).since();
+            prop_assert!(since.chars().all(|c| c.is_ascii_digit() || c == '.'), "{since}");
             let _ = nanos_of(&name);
         }
     }
