@@ -233,7 +233,7 @@ async fn a_workspace_of_the_last_release_is_kept(scratch: Scratch) {
         .await
         .map(drop))
     .unwrap();
-    assert_eq!(pending(db).await, 1);
+    assert_eq!(pending(db).await, 2);
     migrate(db).await.unwrap();
     assert_eq!(pending(db).await, 0);
     // It ran before, so its storage is never taken back by a failed start.
