@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 use tokio_util::sync::CancellationToken;
 
 use self::cache::Sources;
@@ -83,8 +83,8 @@ pub(in crate::backend::docker) async fn ensure(
 /// created with; none means the daemon's own.
 pub(in crate::backend::docker) fn platform(config: &DockerConfig) -> Option<&str> {
     let configured = config.image_platform.as_deref()?;
-    let (system, architecture) = configured.split_once('/')?;
-    (!system.is_empty() && !architecture.is_empty()).then_some(configured)
+    let (system, architecture) = configured.trim().split_once('/')?;
+    (!system.is_empty() && !architecture.is_empty()).then_some(configured.trim())
 }
 
 /// The version of the git program, or why there is none. For `doctor`.
@@ -114,6 +114,7 @@ impl Builds {
             settings: config.local_build.clone(),
             platform: platform(config).map(str::to_owned),
             native: OnceCell::new(),
+            building: RwLock::default(),
         };
         Ok(Self {
             builder: Arc::new(builder),
@@ -166,6 +167,9 @@ struct Builder {
     platform: Option<String>,
     /// The daemon's own.
     native: OnceCell<String>,
+    /// Held for reading by builds. Removing an old image takes its layers along, and
+    /// another build may be about to take one of those for its next step.
+    building: RwLock<()>,
 }
 
 impl Builder {
@@ -209,7 +213,10 @@ impl Builder {
             match made {
                 Ok(Made::Image(id)) => {
                     sources.evict(self.settings.keep.max(1)).await;
-                    images::evict(&self.daemon, &wanted, &id, self.settings.keep).await;
+                    // If another one is under way, whoever builds next does it.
+                    if let Ok(_alone) = self.building.try_write() {
+                        images::evict(&self.daemon, &wanted, &id, self.settings.keep).await;
+                    }
                     return Ok(wanted.reference());
                 }
                 Ok(Made::Moved) => sources.remove(folder).await,
@@ -271,6 +278,7 @@ impl Builder {
             image = reference,
             "building image"
         );
+        let _building = self.building.read().await;
         let build = Build {
             daemon: &self.daemon,
             mask,

@@ -23,6 +23,12 @@ use super::mask::Mask;
 use crate::backend::docker::archive;
 use crate::backend::docker::daemon::{CallError, Daemon};
 
+/// How often a build is tried that met others in the daemon's memory of layers.
+const TRIES: u32 = 3;
+/// What the daemon says when a layer that it looked at for its cache was removed at
+/// that moment, by whomever. It stops the build, though nothing is wrong with it.
+const RACES: [&str; 2] = ["unable to find image \"sha256:", "unknown parent image id"];
+
 /// A build of which nothing is heard for this long has hung itself up.
 const SILENCE: Duration = Duration::from_mins(4);
 
@@ -41,17 +47,27 @@ impl Build<'_> {
         context: &Context,
         cancel: &CancellationToken,
     ) -> Result<(), BuildError> {
-        let since = chrono::Utc::now();
-        let mut log = Log {
-            lines: Lines::default(),
-            digest: Digest::new(),
-            layers: Layers::default(),
-        };
-        let built = self.stream(context, &mut log, cancel).await;
-        if built.is_err() {
-            images::discard(self.daemon, log.layers, since).await;
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let since = chrono::Utc::now();
+            let mut log = Log {
+                lines: Lines::default(),
+                digest: Digest::new(),
+                layers: Layers::default(),
+            };
+            let built = self.stream(context, &mut log, cancel).await;
+            match &built {
+                Ok(()) => return built,
+                Err(BuildError::Refused(text)) if tries > 0 && is_race(text) => {
+                    tracing::info!(error = text, "a build met others and is tried again");
+                }
+                Err(_) => {
+                    images::discard(self.daemon, log.layers, since).await;
+                    return built;
+                }
+            }
         }
-        built
     }
 
     async fn stream(
@@ -167,18 +183,24 @@ impl Build<'_> {
 
     fn failed(&self, log: &Log, error: Error) -> BuildError {
         let reference = self.wanted.reference();
-        match error {
-            Error::DockerStreamError { error } => BuildError::Refused(format!(
-                "local-build: docker build of {reference} failed: {}; last output: {}",
-                self.mask.line(&error),
-                log.digest.tail()
-            )),
-            error => explained(
-                &format!("build {reference}"),
-                &CallError::from(error),
-                self.mask,
-            ),
-        }
+        let said = match error {
+            // A step failed,
+            Error::DockerStreamError { error } => error,
+            // or it did not even come to the first one.
+            Error::DockerResponseServerError {
+                status_code: 400,
+                message,
+            } => message,
+            error => {
+                let what = format!("build {reference}");
+                return explained(&what, &CallError::from(error), self.mask);
+            }
+        };
+        BuildError::Refused(format!(
+            "local-build: docker build of {reference} failed: {}; last output: {}",
+            self.mask.line(&said),
+            log.digest.tail()
+        ))
     }
 
     fn malformed(&self, error: &ContextError) -> BuildError {
@@ -187,6 +209,11 @@ impl Build<'_> {
             self.wanted.commit.short()
         ))
     }
+}
+
+fn is_race(text: &str) -> bool {
+    let text = text.to_lowercase();
+    RACES.iter().any(|race| text.contains(race))
 }
 
 /// What came out of a build so far.
