@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Echo,
     /// Status 200 and a body that is no JSON.
     Garbage,
+    /// Status 200 and this body.
+    #[allow(dead_code, reason = "not every suite needs it")]
+    Says(&'static str),
     /// Status 404 of a web server that is no Docker daemon.
     Page,
     /// Status 200 and a body without end.
@@ -183,6 +186,7 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
             ))
         }
         Fault::Garbage => Ok(answer(200, "<html>not a daemon".to_owned())),
+        Fault::Says(text) => Ok(answer(200, text.to_owned())),
         Fault::Page => Ok(answer(404, "404 page not found".to_owned())),
         Fault::Endless => Ok(Response::new(endless())),
         Fault::Cut => Err(anyhow::anyhow!("cut")),

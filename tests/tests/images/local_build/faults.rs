@@ -192,7 +192,9 @@ async fn docker_a_server_that_shuts_down_takes_its_build_back() {
         until("it builds", async || heard.has(" : RUN ")).await;
         world.backend.shutdown().await;
         assert!(world.sources("autogen").is_empty());
-        assert!(world.built().await.is_empty());
+        // The daemon ends the step at its own pace.
+        let is_empty = async || world.built().await.is_empty();
+        until("the daemon has nothing", is_empty).await;
     });
     assert!(ended.is_err());
 }
@@ -232,4 +234,41 @@ async fn docker_a_daemon_in_trouble_is_told_from_a_bad_repository() {
     assert!(started.elapsed() < Duration::from_secs(60));
     // And then all is well.
     world.start("gemini-cli").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_errors_inside_the_output_of_a_build_are_found() {
+    const VANISHED: &str = r#"{"stream":"Step 1/9 : FROM scratch\n"}
+{"errorDetail":{"message":"unable to find image \"sha256:0123\""},"error":"unable to find image"}
+"#;
+    let Some(world) = BuildWorld::new().await else {
+        return;
+    };
+    let reference = world.commit("crewai", "");
+    for (output, expected) in [
+        (
+            r#"{"errorDetail":{"message":"no space left"},"error":"no space left"}"#,
+            "failed: no space left",
+        ),
+        // An old daemon, or one that forgot to say what went wrong.
+        (r#"{"error":"no space left"}"#, "ended without an image"),
+        (
+            r#"{"stream":"Successfully built 0123456789ab\n"}"#,
+            "ended without an image",
+        ),
+        ("", "ended without an image"),
+    ] {
+        let rule = Rule::once(Method::POST, "/build", 0, Fault::Says(output));
+        world.fixture.proxy.add(rule);
+        let text = world.refused("crewai").await;
+        assert!(text.contains(expected), "{text}");
+        assert!(world.image(&reference).await.is_none());
+        assert!(world.sources("crewai").is_empty());
+    }
+    // Somebody removed an image at the moment when the daemon looked at it for its
+    // cache. That says nothing about ours.
+    let rule = Rule::once(Method::POST, "/build", 0, Fault::Says(VANISHED));
+    world.fixture.proxy.add(rule);
+    world.start("crewai").await.unwrap();
+    assert!(world.image(&reference).await.is_some());
 }

@@ -83,7 +83,7 @@ pub(super) async fn run(
         }
     };
     if ended.is_ok() {
-        group.is_gone();
+        group.forget();
     } else {
         drop(group);
         // Reaps it. A killed process needs no patience.
@@ -97,7 +97,7 @@ struct Group(Option<Pid>);
 
 impl Group {
     /// The number may belong to somebody else from now on.
-    fn is_gone(mut self) {
+    fn forget(mut self) {
         self.0 = None;
     }
 }

@@ -55,12 +55,13 @@ impl Build<'_> {
                 lines: Lines::default(),
                 digest: Digest::new(),
                 layers: Layers::default(),
+                met_others: false,
             };
             let built = self.stream(context, &mut log, cancel).await;
             match &built {
                 Ok(()) => return built,
-                Err(BuildError::Refused(text)) if tries > 0 && is_race(text) => {
-                    tracing::info!(error = text, "a build met others and is tried again");
+                Err(error) if tries > 0 && log.met_others => {
+                    tracing::info!(%error, "a build met others and is tried again");
                 }
                 Err(_) => {
                     images::discard(self.daemon, log.layers, since).await;
@@ -181,7 +182,7 @@ impl Build<'_> {
         }
     }
 
-    fn failed(&self, log: &Log, error: Error) -> BuildError {
+    fn failed(&self, log: &mut Log, error: Error) -> BuildError {
         let reference = self.wanted.reference();
         let said = match error {
             // A step failed,
@@ -196,6 +197,8 @@ impl Build<'_> {
                 return explained(&what, &CallError::from(error), self.mask);
             }
         };
+        let text = said.to_lowercase();
+        log.met_others = RACES.iter().any(|race| text.contains(race));
         BuildError::Refused(format!(
             "local-build: docker build of {reference} failed: {}; last output: {}",
             self.mask.line(&said),
@@ -211,14 +214,11 @@ impl Build<'_> {
     }
 }
 
-fn is_race(text: &str) -> bool {
-    let text = text.to_lowercase();
-    RACES.iter().any(|race| text.contains(race))
-}
-
 /// What came out of a build so far.
 struct Log {
     lines: Lines,
     digest: Digest,
     layers: Layers,
+    /// Whether what ended it is one of the [`RACES`].
+    met_others: bool,
 }
