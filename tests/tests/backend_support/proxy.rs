@@ -199,7 +199,10 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
             ))
         }
         Fault::Garbage => Ok(answer(200, "<html>not a daemon".to_owned())),
-        Fault::Says(text) => Ok(answer(200, text.to_owned())),
+        Fault::Says(text) => {
+            request.into_body().collect().await?;
+            Ok(answer(200, text.to_owned()))
+        }
         Fault::Page => Ok(answer(404, "404 page not found".to_owned())),
         Fault::Endless => Ok(Response::new(endless())),
         Fault::Cut => Err(anyhow::anyhow!("cut")),

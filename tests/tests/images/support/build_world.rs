@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bollard::Docker;
 use bollard::models::ImageInspect;
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
@@ -30,6 +31,8 @@ pub(crate) struct BuildWorld {
     /// Unlike any other test's, so that no two tests share a layer.
     mark: String,
     cache: tempfile::TempDir,
+    /// The last one: what uses images goes before them.
+    _marked: Marked,
 }
 
 impl BuildWorld {
@@ -47,8 +50,13 @@ impl BuildWorld {
             building(config, &host, cache.path());
             change(config);
         });
+        let mark = Uuid::new_v4().simple().to_string();
         Some(Self {
-            mark: Uuid::new_v4().simple().to_string(),
+            _marked: Marked {
+                docker: fixture.docker.clone(),
+                mark: mark.clone(),
+            },
+            mark,
             fixture,
             host,
             backend,
@@ -171,20 +179,23 @@ impl BuildWorld {
     }
 }
 
-impl Drop for BuildWorld {
+/// Removes at its end what was built, under whatever name, by a test that may have
+/// failed.
+struct Marked {
+    docker: Docker,
+    mark: String,
+}
+
+impl Drop for Marked {
     fn drop(&mut self) {
-        // What was built without a name, by a test that failed.
-        let (docker, mark) = (self.fixture.docker.clone(), self.mark.clone());
+        let (docker, mark) = (self.docker.clone(), self.mark.clone());
         let cleaning = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build();
             runtime.expect("a runtime").block_on(async {
-                let filter = [
-                    ("dangling", "true".to_owned()),
-                    ("label", format!("{MARK}={mark}")),
-                ];
-                let filter: HashMap<_, _> = filter.map(|(k, v)| (k.to_owned(), vec![v])).into();
+                let label = vec![format!("{MARK}={mark}")];
+                let filter = HashMap::from([("label".to_owned(), label)]);
                 let options = ListImagesOptionsBuilder::default().filters(&filter).build();
                 for image in docker.list_images(Some(options)).await.unwrap_or_default() {
                     let force = RemoveImageOptionsBuilder::default().force(true).build();
