@@ -134,7 +134,7 @@ async fn a_full_disk_fails_the_start_with_its_reason_and_leaves_nothing_new() {
                 && text.contains("no space left on device"),
             "{text}"
         );
-        assert_eq!(fixture.leftovers().await, [volume.clone()]);
+        assert_eq!(fixture.leftovers().await, std::slice::from_ref(&volume));
 
         // And without it there is enough
         let removed = backend.remove_storage(spec.workspace_id).await;
