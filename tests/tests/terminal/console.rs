@@ -91,6 +91,7 @@ async fn a_strangers_container_is_not_shown() {
     docker(&[
         "run",
         "-d",
+        "--network=none",
         "--name",
         &one.container,
         "--label",

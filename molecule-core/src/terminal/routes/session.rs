@@ -303,3 +303,6 @@ async fn farewell(
     while let Some(Ok(_)) = stream.next().await {}
     sink.close().await
 }
+
+#[cfg(test)]
+mod tests;
