@@ -1,5 +1,5 @@
 //! What a server weighs that does nothing, how soon it answers after its start,
-//! and how much it keeps in memory for a workspace. Measured on the release binary
+//! and how much it keeps in memory for a workspace. Measured on the binary
 //! of `examples/minimal-server`, with SQLite and no backend.
 
 use std::io::{Read, Write};
@@ -123,13 +123,15 @@ fn database() -> TestDatabase {
 
 /// The binary to measure: what the environment names, else what cargo built beside
 /// this bench.
+/// The named one, else the one made for deployment, else the one for trying things out.
 fn binary() -> Option<PathBuf> {
-    let named = std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
-    let beside = || {
-        let own = std::env::current_exe().ok()?;
-        Some(own.parent()?.parent()?.join("minimal-server"))
-    };
-    named.or_else(beside).filter(|path| path.is_file())
+    if let Some(named) = std::env::var_os(BINARY_VARIABLE) {
+        return Some(PathBuf::from(named)).filter(|path| path.is_file());
+    }
+    let own = std::env::current_exe().ok()?;
+    let target = own.parent()?.parent()?.parent()?;
+    let made = ["dist", "release"].map(|profile| target.join(profile).join("minimal-server"));
+    made.into_iter().find(|path| path.is_file())
 }
 
 fn idle(binary: &Path, starts: usize) {
@@ -212,7 +214,7 @@ async fn ask(connection: &mut Connection, path: &str, agent: &Agent, body: &str)
 fn main() {
     let Some(binary) = binary() else {
         println!(
-            "footprint: skipped, there is no release binary; `cargo build --release -p minimal-server` makes one, \
+            "footprint: skipped, there is no binary; `cargo build --profile dist -p minimal-server` makes one, \
              {BINARY_VARIABLE} names another"
         );
         return;
