@@ -7,6 +7,7 @@ pub mod bare;
 pub mod client;
 pub mod cpu;
 pub mod database;
+pub mod docker;
 pub mod fleet;
 pub mod options;
 pub mod socket;

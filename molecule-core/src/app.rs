@@ -23,6 +23,7 @@ use crate::rollout::Rollout;
 use crate::secrets::Secrets;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
+use crate::terminal::Terminals;
 use crate::workspaces::Workspaces;
 
 /// A probe of `/readyz` may take this long.
@@ -61,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) rollout: Rollout,
     pub(crate) secrets: Secrets,
     pub(crate) supervisor: Supervisor,
+    pub(crate) terminals: Terminals,
     pub(crate) workspaces: Workspaces,
 }
 
@@ -125,6 +127,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(crate::rollout::routes::router())
         .merge(crate::events::routes::router())
         .merge(crate::secrets::routes::router())
+        .merge(crate::terminal::routes::router())
         .merge(crate::workspaces::routes::router())
         .merge(crate::presence::routes::router())
         .merge(crate::hooks::routes::router())

@@ -180,6 +180,11 @@ impl Error {
         self.retry_after_secs
     }
 
+    /// What made it fail, when it was of this type.
+    pub(crate) fn cause<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        self.cause.as_ref()?.downcast_ref()
+    }
+
     /// For the log: the message and the whole chain of causes.
     pub(crate) fn internal_context(&self) -> String {
         match &self.cause {

@@ -26,6 +26,7 @@ mod store;
 mod supervisor;
 mod sweeps;
 mod telemetry;
+mod terminal;
 mod workspaces;
 
 pub use config::Config;

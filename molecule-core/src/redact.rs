@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use molecule_hooks::{REDACTED, redact_token_shapes};
 use serde_json::Value;
+use uuid::Uuid;
 
 /// Shorter values are words, not secrets; masking them would mangle the logs.
 const SHORTEST: usize = 6;
@@ -20,6 +21,8 @@ const KEPT_BYTES: usize = 32 * 1024 * 1024;
 const PASSING_BYTES: usize = 8 * 1024 * 1024;
 /// What an entry takes beside its value, roughly.
 const ENTRY_BYTES: usize = 128;
+/// A value that so many workspaces have is masked for all of them.
+const MOST_OWNERS: usize = 64;
 /// Binary logarithm of the size of the table of beginnings.
 const TABLE_BITS: u32 = 18;
 
@@ -52,10 +55,43 @@ enum Class {
     ForGood,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Place {
     class: Class,
     number: u64,
+    owners: Owners,
+}
+
+/// In whose texts a value is masked.
+#[derive(Clone)]
+enum Owners {
+    Everybody,
+    /// These workspaces only, beside the logs.
+    Some(Vec<Uuid>),
+}
+
+impl Owners {
+    fn include(&self, workspace: Option<Uuid>) -> bool {
+        match (self, workspace) {
+            (Self::Everybody, _) | (_, None) => true,
+            (Self::Some(owners), Some(workspace)) => owners.contains(&workspace),
+        }
+    }
+
+    fn with(self, more: Self) -> Self {
+        let (Self::Some(mut owners), Self::Some(more)) = (self, more) else {
+            return Self::Everybody;
+        };
+        for owner in more {
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        match owners.len() > MOST_OWNERS {
+            true => Self::Everybody,
+            false => Self::Some(owners),
+        }
+    }
 }
 
 /// Values that may be forgotten, by when they were last learned.
@@ -82,22 +118,29 @@ impl Redactor {
     /// Learns a secret that is stored or stays valid. Values under six bytes are
     /// ignored.
     pub(crate) fn learn(&self, value: &str) {
-        self.remember(value, Class::Kept);
+        self.remember(value, Class::Kept, &Owners::Everybody);
+    }
+
+    /// Learns a secret that somebody chose for a workspace. In what other workspaces
+    /// say it is left alone: they could find it out by trying, and its owner could
+    /// black out their words. Logs show it nowhere.
+    pub(crate) fn learn_of(&self, workspace: Uuid, value: &str) {
+        self.remember(value, Class::Kept, &Owners::Some(vec![workspace]));
     }
 
     /// Learns a secret that expires by itself. However many there are, they push
     /// out nothing but each other.
     pub(crate) fn learn_passing(&self, value: &str) {
-        self.remember(value, Class::Passing);
+        self.remember(value, Class::Passing, &Owners::Everybody);
     }
 
     /// Learns a secret of the server itself, which is never forgotten however
     /// many others follow.
     pub(crate) fn learn_for_good(&self, value: &str) {
-        self.remember(value, Class::ForGood);
+        self.remember(value, Class::ForGood, &Owners::Everybody);
     }
 
-    fn remember(&self, value: &str, class: Class) {
+    fn remember(&self, value: &str, class: Class, owners: &Owners) {
         // A multi-line secret appears line by line in logs.
         let parts = value.split(['\n', '\r']).map(str::trim);
         let forms: Vec<String> = parts
@@ -106,7 +149,7 @@ impl Redactor {
             .collect();
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for form in forms {
-            known.insert(form.into_bytes().into(), class);
+            known.insert(form.into_bytes().into(), class, owners.clone());
         }
         let warn = known.forget_beyond_budget() && !known.has_warned;
         known.has_warned |= warn;
@@ -123,42 +166,53 @@ impl Redactor {
 
     /// The text without secrets.
     pub(crate) fn redact(&self, text: &str) -> String {
+        self.redact_within(None, text)
+    }
+
+    /// What a workspace says, without its own secrets and those of the whole server.
+    pub(crate) fn redact_of(&self, workspace: Uuid, text: &str) -> String {
+        self.redact_within(Some(workspace), text)
+    }
+
+    fn redact_within(&self, workspace: Option<Uuid>, text: &str) -> String {
         // Known values first: a shape inside one would break it up, and what is
         // left of it would no longer be recognised.
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let masked = known.mask(text);
+        let masked = known.mask(text, workspace);
         drop(known);
         redact_token_shapes(&masked)
     }
 
-    /// Masks secrets in every string of a JSON value, however deep.
-    pub(crate) fn redact_json(&self, value: &mut Value) {
+    /// As [`redact_of`](Self::redact_of), in every string of a JSON value, however
+    /// deep.
+    pub(crate) fn redact_json_of(&self, workspace: Uuid, value: &mut Value) {
         match value {
-            Value::String(text) => *text = self.redact(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.redact_json(item)),
+            Value::String(text) => *text = self.redact_of(workspace, text),
+            Value::Array(items) => items
+                .iter_mut()
+                .for_each(|item| self.redact_json_of(workspace, item)),
             Value::Object(fields) => fields
                 .values_mut()
-                .for_each(|field| self.redact_json(field)),
+                .for_each(|field| self.redact_json_of(workspace, field)),
             _ => {}
         }
     }
 }
 
 impl Known {
-    fn insert(&mut self, value: Arc<[u8]>, class: Class) {
-        let known = self.values.get_key_value(&value);
-        let (value, class) = match known.map(|(value, place)| (Arc::clone(value), *place)) {
+    fn insert(&mut self, value: Arc<[u8]>, class: Class, owners: Owners) {
+        let (value, class, owners) = match self.values.remove_entry(&value) {
             Some((value, place)) => {
                 if let Some(queue) = self.queue(place.class) {
                     queue.take(place.number);
                 }
-                (value, place.class.max(class))
+                (value, place.class.max(class), place.owners.with(owners))
             }
             None => {
                 if let Some(slot) = slot(&value) {
                     self.beginnings[slot] = self.beginnings[slot].saturating_add(1);
                 }
-                (value, class)
+                (value, class, owners)
             }
         };
         let number = self.next;
@@ -166,7 +220,12 @@ impl Known {
         if let Some(queue) = self.queue(class) {
             queue.put(number, Arc::clone(&value));
         }
-        self.values.insert(value, Place { class, number });
+        let place = Place {
+            class,
+            number,
+            owners,
+        };
+        self.values.insert(value, place);
     }
 
     /// True when a kept value had to go.
@@ -201,16 +260,16 @@ impl Known {
         }
     }
 
-    /// The text with every byte of a known value masked; values that overlap
-    /// become one mark.
-    fn mask(&self, text: &str) -> String {
+    /// The text with every byte of a known value masked, if a workspace is given of
+    /// those that count for it; values that overlap become one mark.
+    fn mask(&self, text: &str, workspace: Option<Uuid>) -> String {
         let mut out = String::with_capacity(text.len());
         // Everything before this is in `out`, or masked.
         let mut done = 0;
         for start in 0..text.len() {
             let rest = &text.as_bytes()[start..];
             // A value begins and ends with whole characters, and so does its match.
-            let Some(length) = self.longest_at(rest) else {
+            let Some(length) = self.longest_at(rest, workspace) else {
                 continue;
             };
             if start >= done {
@@ -224,7 +283,7 @@ impl Known {
     }
 
     /// Length of the longest value that `rest` begins with.
-    fn longest_at(&self, rest: &[u8]) -> Option<usize> {
+    fn longest_at(&self, rest: &[u8], workspace: Option<Uuid>) -> Option<usize> {
         if self.beginnings[slot(rest)?] == 0 {
             return None;
         }
@@ -234,10 +293,14 @@ impl Known {
         // found in what the two have in common.
         loop {
             let range = (Bound::Unbounded, Bound::Included(bound));
-            let (last, _) = self.values.range::<[u8], _>(range).next_back()?;
-            let common = last.iter().zip(bound).take_while(|(a, b)| a == b).count();
+            let (last, place) = self.values.range::<[u8], _>(range).next_back()?;
+            let mut common = last.iter().zip(bound).take_while(|(a, b)| a == b).count();
             if common == last.len() {
-                return Some(common);
+                if place.owners.include(workspace) {
+                    return Some(common);
+                }
+                // What is left are shorter ones.
+                common -= 1;
             }
             if common < SHORTEST {
                 return None;
@@ -326,11 +389,54 @@ mod tests {
         let redactor = Redactor::default();
         redactor.learn("hunter2-long");
         let mut value = serde_json::json!({ "a": [{ "b": "x hunter2-long" }], "n": 1 });
-        redactor.redact_json(&mut value);
+        redactor.redact_json_of(Uuid::nil(), &mut value);
         assert_eq!(
             value,
             serde_json::json!({ "a": [{ "b": "x [REDACTED]" }], "n": 1 })
         );
+    }
+
+    #[test]
+    fn what_is_of_one_workspace_is_left_alone_in_the_words_of_others() {
+        let redactor = Redactor::default();
+        let [one, two, three] = [1, 2, 3].map(Uuid::from_u128);
+        redactor.learn_of(one, "common-word");
+        redactor.learn_of(one, "common-word-and-more");
+        redactor.learn_of(two, "common-word-and-more");
+        redactor.learn("global-secret");
+        let text = "common-word-and-more common-word global-secret ghs_0123456789abcdef";
+        for (workspace, masked) in [
+            (one, "[REDACTED] [REDACTED] [REDACTED] [REDACTED]"),
+            (two, "[REDACTED] common-word [REDACTED] [REDACTED]"),
+            (
+                three,
+                "common-word-and-more common-word [REDACTED] [REDACTED]",
+            ),
+        ] {
+            assert_eq!(redactor.redact_of(workspace, text), masked);
+        }
+        let all = "[REDACTED] [REDACTED] [REDACTED] [REDACTED]";
+        assert_eq!(redactor.redact(text), all);
+        // A shorter one that counts is found behind a longer one that does not.
+        redactor.learn_of(three, "common-word");
+        let masked = "[REDACTED]-and-more [REDACTED] [REDACTED] [REDACTED]";
+        assert_eq!(redactor.redact_of(three, text), masked);
+        // What becomes everybody's stays so.
+        redactor.learn("common-word");
+        redactor.learn_of(one, "common-word");
+        assert_eq!(redactor.redact_of(two, "common-word"), REDACTED);
+    }
+
+    #[test]
+    fn a_value_of_very_many_is_masked_for_everybody() {
+        let redactor = Redactor::default();
+        for owner in 1..=MOST_OWNERS as u128 {
+            redactor.learn_of(Uuid::from_u128(owner), "popular");
+            redactor.learn_of(Uuid::from_u128(owner), "popular");
+        }
+        assert_eq!(redactor.redact_of(Uuid::nil(), "popular"), "popular");
+        redactor.learn_of(Uuid::max(), "popular");
+        assert_eq!(redactor.redact_of(Uuid::nil(), "popular"), REDACTED);
     }
 
     #[test]
@@ -440,6 +546,20 @@ mod tests {
             }
             let marks = values.iter().any(|value| text.contains(value.as_str()));
             proptest::prop_assert_eq!(marks, masked.contains(REDACTED));
+        }
+
+        #[test]
+        fn others_secrets_change_nothing(
+            own in proptest::collection::vec("[ab]{6,9}", 0..6),
+            others in proptest::collection::vec("[ab]{6,9}", 0..6),
+            text in "[ab ]{0,60}",
+        ) {
+            let (alone, among) = (Redactor::default(), Redactor::default());
+            own.iter().for_each(|value| alone.learn_of(Uuid::nil(), value));
+            own.iter().for_each(|value| among.learn_of(Uuid::nil(), value));
+            others.iter().for_each(|value| among.learn_of(Uuid::max(), value));
+            let expected = alone.redact_of(Uuid::nil(), &text);
+            proptest::prop_assert_eq!(among.redact_of(Uuid::nil(), &text), expected);
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::secrets::{Cipher, FingerprintError, Fingerprints, Secrets};
 use crate::store::{self, Db, Leader, Relay, StoreError};
 use crate::supervisor::Supervisor;
 use crate::sweeps::{self, Cadence, Sweeps};
+use crate::terminal::{self, Terminals};
 use crate::workspaces::{Directory, EnvPlans, Hierarchy, Services, Workspaces};
 use crate::{identity, telemetry};
 
@@ -396,6 +397,14 @@ impl Wiring {
             workspaces: workspaces.clone(),
         });
         rollout.start(cadence.images);
+        let terminals = Terminals::new(terminal::Services {
+            backend: Arc::clone(&backend),
+            db: db.clone(),
+            events: events.clone(),
+            redactor: redactor.clone(),
+            supervisor: supervisor.clone(),
+            workspaces: workspaces.clone(),
+        });
         let canvas = Canvas::new(db.clone(), clock.clone());
         let closing = CancellationToken::new();
         let timeout = Duration::from_secs(config.server.request_timeout_secs);
@@ -444,6 +453,7 @@ impl Wiring {
             rollout,
             secrets,
             supervisor,
+            terminals,
             workspaces,
         });
         let router = http::router(app::routes(), app.clone(), shell, proxies);

@@ -127,6 +127,28 @@ impl Supervisor {
         });
     }
 
+    /// As [`run`](Self::run), but only while `gate` shows true: a gate that closes
+    /// cancels the work, and one that opens starts it again.
+    pub(crate) fn run_while<F, Fut>(&self, name: &'static str, gate: watch::Receiver<bool>, work: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        let work = Arc::new(work);
+        self.run(name, move || {
+            let (work, mut gate) = (Arc::clone(&work), gate.clone());
+            async move {
+                loop {
+                    shows(&mut gate, true).await;
+                    tokio::select! {
+                        () = work() => return,
+                        () = shows(&mut gate, false) => {}
+                    }
+                }
+            }
+        });
+    }
+
     /// Runs one piece of work to its end, also past the request that asked for
     /// it. Shutdown waits for it, and the work itself must watch
     /// [`token`](Self::token) where it can take long.

@@ -5,10 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 use molecule_core::backend::{
-    BackendError, BackendKind, Console, Images, Instance, InstanceRef, Liveness, ManagedInstance,
-    StartSpec, WorkspaceBackend,
+    BackendError, BackendKind, Change, Changes, Console, Images, Instance, InstanceRef, Liveness,
+    ManagedInstance, StartSpec, WorkspaceBackend,
 };
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -62,6 +64,7 @@ struct State {
     stopped: BTreeSet<Uuid>,
     unknown: bool,
     list_fails: bool,
+    down: bool,
     list_hides_state: bool,
     latency: Duration,
     looks: usize,
@@ -77,12 +80,34 @@ struct State {
     cancelled: usize,
     console: Option<ConsoleScript>,
     in_containers: bool,
+    changes: Option<broadcast::Sender<Change>>,
 }
+
+/// Changes that a listener may fall behind by.
+const CHANGES: usize = 65_536;
 
 impl FakeBackend {
     /// Sets the behaviour of the calls that follow.
     pub fn set_fault(&self, fault: Fault) {
         self.state(|state| state.fault = fault);
+    }
+
+    /// From now on it tells what happens, as far as [`tell`](Self::tell) says so.
+    pub fn tells_changes(&self) {
+        self.state(|state| state.changes = Some(broadcast::Sender::new(CHANGES)));
+    }
+
+    /// Tells a change to everybody who listens; false when nobody does.
+    pub fn tell(&self, change: Change) -> bool {
+        self.state(|state| {
+            let sender = state.changes.as_ref();
+            sender.is_some_and(|sender| sender.send(change).is_ok())
+        })
+    }
+
+    /// As [`tell`](Self::tell), that the compute of a workspace ended.
+    pub fn tell_end(&self, id: &str) -> bool {
+        self.tell(Change::Ended(Uuid::parse_str(id).expect("a UUID")))
     }
 
     /// Gives workspaces a console, which they do not have otherwise.
@@ -175,6 +200,14 @@ impl FakeBackend {
         self.state(|state| state.storage.insert(id));
     }
 
+    /// True while there is compute, running or not, or storage of a workspace.
+    pub fn holds(&self, id: Uuid) -> bool {
+        self.state(|state| {
+            let compute = state.running.contains_key(&id) || state.stopped.contains(&id);
+            compute || state.storage.contains(&id)
+        })
+    }
+
     /// Ends the compute of a workspace as a crash would: it is stopped, and still
     /// there.
     pub fn kill(&self, id: &str) {
@@ -222,6 +255,11 @@ impl FakeBackend {
     /// `list_managed` fails, or works again.
     pub fn set_list_fails(&self, fails: bool) {
         self.state(|state| state.list_fails = fails);
+    }
+
+    /// `check` fails, or works again.
+    pub fn set_down(&self, down: bool) {
+        self.state(|state| state.down = down);
     }
 
     /// `list_managed` does not say what runs, or does again.
@@ -414,7 +452,22 @@ impl WorkspaceBackend for FakeBackend {
     }
 
     async fn check(&self) -> Result<String, BackendError> {
-        Ok("fake".to_owned())
+        match self.state(|state| state.down) {
+            true => Err(BackendError::Timeout { operation: "check" }),
+            false => Ok("fake".to_owned()),
+        }
+    }
+
+    fn changes(&self) -> Option<Changes> {
+        let heard = self.state(|state| state.changes.as_ref().map(broadcast::Sender::subscribe))?;
+        let changes = stream::unfold(heard, |mut heard| async move {
+            match heard.recv().await {
+                Ok(change) => Some((change, heard)),
+                Err(RecvError::Lagged(_)) => Some((Change::Missed, heard)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        Some(changes.boxed())
     }
 
     fn images(&self) -> Option<&dyn Images> {

@@ -198,6 +198,12 @@ impl TestAppBuilder {
         self
     }
 
+    /// Prepares the fake backend.
+    pub fn edit_backend(self, edit: impl FnOnce(&FakeBackend)) -> Self {
+        edit(&self.backend);
+        self
+    }
+
     /// Changes how often the loops look.
     pub fn cadence(mut self, change: impl FnOnce(&mut Cadence)) -> Self {
         change(&mut self.cadence);

@@ -11,16 +11,30 @@
 
 mod backend_support;
 
+#[path = "backend_support/agent_cases.rs"]
+mod agent_cases;
 #[path = "backend_support/bad_daemons.rs"]
 mod bad_daemons;
+#[path = "faults/daemon_proxy.rs"]
+mod daemon_proxy;
 #[path = "backend_support/docker_cases.rs"]
 mod docker_cases;
+#[path = "backend_support/docker_changes.rs"]
+mod docker_changes;
+#[path = "backend_support/every_step.rs"]
+mod every_step;
 #[path = "backend_support/faults.rs"]
 mod faults;
+#[path = "backend_support/files_cases.rs"]
+mod files_cases;
+#[path = "backend_support/isolation_cases.rs"]
+mod isolation_cases;
 #[path = "backend_support/no_backend.rs"]
 mod no_backend;
 #[path = "backend_support/process_cases.rs"]
 mod process_cases;
+#[path = "backend_support/volume_cases.rs"]
+mod volume_cases;
 
 /// Makes a test of every scenario, for one backend.
 macro_rules! contract {

@@ -36,6 +36,7 @@ pub(crate) use bootstrap::Gate;
 pub(crate) use extract::{AdminAuth, CanvasOrBearer, HasAuth, WorkspaceAuth};
 pub(crate) use headers::{bearer, caller_id};
 pub(crate) use principal::Principal;
+pub(crate) use tickets::Ticket;
 pub(crate) use token::{TokenHash, mint};
 
 use crate::config::{Config, Environment};
@@ -212,8 +213,13 @@ impl Auth {
             Some(live) => live,
             // Boxed, so that a request whose token is known does not pay for the
             // memory of queries that it never makes.
-            None => match Box::pin(self.read(bearer, hash)).await? {
-                Some(live) => live,
+            None => match Box::pin(self.read(&hash)).await? {
+                Some(live) => {
+                    // Minted by an earlier run, perhaps: only its hash was known
+                    // until now.
+                    self.redactor.learn(bearer);
+                    live
+                }
                 None => return Ok(None),
             },
         };
@@ -227,14 +233,12 @@ impl Auth {
     }
 
     /// Reads a token's row into the cache.
-    async fn read(&self, bearer: &str, hash: TokenHash) -> Result<Option<Arc<LiveToken>>> {
+    async fn read(&self, hash: &TokenHash) -> Result<Option<Arc<LiveToken>>> {
         let revocations = self.tokens.revocations();
-        let Some(row) = store::find_live(&self.db, &hash).await.map_err(away)? else {
-            self.tokens.is_unknown(&hash);
+        let Some(row) = store::find_live(&self.db, hash).await.map_err(away)? else {
+            self.tokens.is_unknown(hash);
             return Ok(None);
         };
-        // Minted by an earlier run, perhaps: only its hash was known until now.
-        self.redactor.learn(bearer);
         let holder = match (row.of_workspace, row.scope_id) {
             (true, Some(id)) => Holder::Workspace(id),
             // The column does not allow it.
@@ -246,8 +250,16 @@ impl Auth {
             }),
         };
         let live = Arc::new(LiveToken::new(row.token_id, holder, row.last_used_at));
-        self.tokens.insert(hash, Arc::clone(&live), revocations);
+        self.tokens.insert(*hash, Arc::clone(&live), revocations);
         Ok(Some(live))
+    }
+
+    /// The live token with this hash. Nobody shows it now, so this is no use of it.
+    async fn live(&self, hash: &TokenHash) -> Result<Option<Arc<LiveToken>>> {
+        match self.tokens.get(hash) {
+            Some(live) => Ok(Some(live)),
+            None => self.read(hash).await,
+        }
     }
 
     /// Makes this server and the others forget what they know of a workspace's

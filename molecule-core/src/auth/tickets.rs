@@ -7,7 +7,7 @@ use molecule_hooks::Secret;
 use uuid::Uuid;
 
 use super::workspace_tokens::no_workspace;
-use super::{Auth, TokenHash, away, mint, store};
+use super::{Auth, Principal, TokenHash, away, bearer, mint, store};
 use crate::error::{Error, Result};
 use crate::store::timestamp;
 
@@ -15,10 +15,53 @@ use crate::store::timestamp;
 pub(super) const LIFETIME_SECS: u32 = 60;
 
 /// The holder of a WebSocket ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ticket {
     /// Sees what this workspace may see; without one, everything.
     pub(crate) workspace_id: Option<Uuid>,
+    issuer: Issuer,
+}
+
+/// What a ticket was asked for with. The right that it gives ends with that of its
+/// issuer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Issuer {
+    /// The administrator token.
+    Admin,
+    /// The token with this hash.
+    Token(TokenHash),
+    /// The session of this user. It cannot be asked about without its cookie.
+    Session(String),
+    /// Nobody had to show anything.
+    Open,
+    /// An older server did not write it down.
+    Unknown,
+}
+
+impl Issuer {
+    fn to_text(&self) -> Option<String> {
+        match self {
+            Self::Admin => Some("admin".to_owned()),
+            Self::Token(hash) => Some(format!("token:{}", hash.to_hex())),
+            Self::Session(user) => Some(format!("session:{user}")),
+            Self::Open => Some("open".to_owned()),
+            Self::Unknown => None,
+        }
+    }
+
+    /// None for what no version of this server wrote.
+    fn from_text(text: Option<&str>) -> Option<Self> {
+        let Some(text) = text else {
+            return Some(Self::Unknown);
+        };
+        match text.split_once(':') {
+            Some(("token", hash)) => TokenHash::from_hex(hash).map(Self::Token),
+            Some(("session", user)) => Some(Self::Session(user.to_owned())),
+            None if text == "admin" => Some(Self::Admin),
+            None if text == "open" => Some(Self::Open),
+            _ => None,
+        }
+    }
 }
 
 impl Auth {
@@ -33,16 +76,26 @@ impl Auth {
         workspace: Option<Uuid>,
         headers: &HeaderMap,
     ) -> Result<Secret> {
-        match workspace {
+        let who = match workspace {
             Some(id) => self.own_or_admin(id, headers).await?,
-            None => drop(self.admin(headers).await?),
-        }
-        self.write_ticket(workspace)
+            None => self.admin(headers).await?,
+        };
+        let issuer = match (who, bearer(headers)) {
+            // Whatever was shown, nothing was needed.
+            _ if self.is_fail_open() => Issuer::Open,
+            (Principal::Admin, _) => Issuer::Admin,
+            (Principal::Session { user_id }, _) => Issuer::Session(user_id.to_string()),
+            (Principal::Org(_) | Principal::Workspace(_), Some(bearer)) => {
+                Issuer::Token(TokenHash::of(bearer))
+            }
+            _ => Issuer::Open,
+        };
+        self.write_ticket(workspace, &issuer)
             .await
             .map_err(|error| error.says("failed to create ticket"))
     }
 
-    async fn write_ticket(&self, workspace: Option<Uuid>) -> Result<Secret> {
+    async fn write_ticket(&self, workspace: Option<Uuid>, issuer: &Issuer) -> Result<Secret> {
         let ticket = mint()?;
         self.redactor.learn_passing(ticket.expose());
         let mut tx = self.db.begin().await?;
@@ -53,14 +106,19 @@ impl Auth {
         }
         let hash = TokenHash::of(ticket.expose());
         let expires_at = timestamp(&self.clock) + TimeDelta::seconds(LIFETIME_SECS.into());
-        store::tickets::insert(&mut tx, &hash, workspace, expires_at).await?;
+        let row = store::tickets::TicketRow {
+            workspace_id: workspace,
+            expires_at,
+            issued_to: issuer.to_text(),
+        };
+        store::tickets::insert(&mut tx, &hash, &row).await?;
         tx.commit().await?;
         Ok(ticket)
     }
 
     /// Who may open a WebSocket with this ticket; a ticket works once and for a
-    /// minute. None when it is unknown, used or too old, and when its workspace
-    /// was removed meanwhile.
+    /// minute. None when it is unknown, used or too old, and when its workspace or
+    /// the right of its issuer ended meanwhile.
     ///
     /// # Errors
     /// 503.
@@ -76,9 +134,44 @@ impl Auth {
         {
             return Ok(None);
         }
-        Ok(Some(Ticket {
+        let Some(issuer) = Issuer::from_text(row.issued_to.as_deref()) else {
+            return Ok(None);
+        };
+        let ticket = Ticket {
             workspace_id: row.workspace_id,
-        }))
+            issuer,
+        };
+        let holds = self.ticket_holder(&ticket).await?.is_some();
+        Ok(holds.then_some(ticket))
+    }
+
+    /// Whoever asked for a ticket, as long as they could do it again; asked for as
+    /// long as what was opened with it is open.
+    ///
+    /// # Errors
+    /// 503.
+    pub(crate) async fn ticket_holder(&self, ticket: &Ticket) -> Result<Option<Principal>> {
+        Ok(match &ticket.issuer {
+            Issuer::Admin => (self.rules.admin_token.is_some()).then_some(Principal::Admin),
+            Issuer::Token(hash) => {
+                let live = self.live(hash).await?;
+                live.map(|live| live.principal())
+                    .filter(|who| match ticket.workspace_id {
+                        Some(id) => who.speaks_for(Some(id)),
+                        None => self.is_administrator(who),
+                    })
+            }
+            Issuer::Session(user) => Some(Principal::Session {
+                user_id: user.as_str().into(),
+            }),
+            Issuer::Open => {
+                let is_open = self.is_fail_open() || self.is_open().await?;
+                is_open.then_some(Principal::Open)
+            }
+            Issuer::Unknown => Some(Principal::Session {
+                user_id: "unknown".into(),
+            }),
+        })
     }
 
     /// Deletes tickets that nobody used in time.

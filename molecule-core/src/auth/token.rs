@@ -41,6 +41,28 @@ impl TokenHash {
         self.0
     }
 
+    /// As text, for columns of text.
+    pub(super) fn to_hex(self) -> String {
+        use std::fmt::Write as _;
+        self.0.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// What [`to_hex`](Self::to_hex) wrote; none for anything else.
+    pub(super) fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -53,7 +75,32 @@ impl TokenHash {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn a_hash_is_the_same_after_it_was_text() {
+        let hash = TokenHash::of("token");
+        assert_eq!(TokenHash::from_hex(&hash.to_hex()), Some(hash));
+        let hex = hash.to_hex();
+        for bad in [
+            "",
+            "0",
+            &hex[1..],
+            &format!("{hex}0"),
+            &hex.replace('3', "g"),
+        ] {
+            assert_eq!(TokenHash::from_hex(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_hash_panic(text in "\\PC{0,70}") {
+            TokenHash::from_hex(&text);
+        }
+    }
 
     #[test]
     fn a_token_is_43_url_safe_characters_and_never_the_same() {

@@ -62,6 +62,7 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).into()))
                 .collect(),
             template_dir: None,
+            template_root: None,
             files: Vec::new(),
             workspace_dir: None,
             workspace_access: WorkspaceAccess::None,

@@ -33,7 +33,9 @@ pub use fact::{Fact, FactLevel};
 pub use images::{ImageDigest, ImageRequest, ImageUser, Images, KNOWN_RUNTIMES, ObtainedImage};
 pub use process::ProcessBackend;
 pub use progress::{Phase, Progress, Step};
-pub use terminal::{Terminal, TerminalControl, TerminalSession, TerminalSize};
+pub use terminal::{
+    Terminal, TerminalControl, TerminalError, TerminalSession, TerminalSize, TerminalUser,
+};
 pub(crate) use undo::UndoStack;
 
 /// Starts, stops and watches the compute and the storage of workspaces.
@@ -210,6 +212,8 @@ pub struct StartSpec {
     pub env: Vec<(String, Secret)>,
     /// Folder copied into the config directory before [`files`](Self::files).
     pub template_dir: Option<PathBuf>,
+    /// Where a template must lie once its links are resolved; anywhere without it.
+    pub template_root: Option<PathBuf>,
     /// Files for the config directory, written before the agent starts.
     pub files: Vec<ConfigFile>,
     /// Folder of this machine to mount as `/workspace`.

@@ -105,6 +105,7 @@ mod tests {
                 ("SHORT".to_owned(), "two".into()),
             ],
             template_dir: None,
+            template_root: None,
             files: vec![
                 ConfigFile {
                     path: ".auth_token".to_owned(),

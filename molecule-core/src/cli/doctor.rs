@@ -6,6 +6,7 @@ use molecule_hooks::Registry;
 
 use super::Failure;
 use super::secrets::{self, Finding};
+use crate::backend::FactLevel;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::server::choose_backend;
@@ -155,11 +156,22 @@ async fn backend(config: &Config, instance: &str) -> bool {
         }
     };
     let answer = backend.check().await;
+    let facts = match answer {
+        Ok(_) => backend.facts().await,
+        Err(_) => Vec::new(),
+    };
     backend.shutdown().await;
     match answer {
         Ok(about) => {
             good("backend", &format!("{}: {about}", backend.kind().as_str()));
-            true
+            for fact in &facts {
+                match fact.level {
+                    FactLevel::Good => good(fact.what, &fact.text),
+                    FactLevel::Doubtful => doubtful(fact.what, &fact.text, fact.advice),
+                    FactLevel::Bad => bad(fact.what, &fact.text, fact.advice),
+                }
+            }
+            facts.iter().all(|fact| fact.level != FactLevel::Bad)
         }
         Err(error) => {
             bad(

@@ -7,15 +7,30 @@ use serde::Deserialize;
 pub use super::docker::{DockerConfig, LocalBuildConfig, RegistryCredentials};
 
 /// Where workspaces run.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendConfig {
     /// Which backend to use.
     pub kind: BackendChoice,
+    /// Compute and storage that no row knows of is removed, unless it is more than
+    /// five workspaces and more than this share of all that the backend holds: then
+    /// the database is more likely the wrong one. 100 removes it always.
+    pub orphan_limit_percent: u8,
     /// Settings of the Docker backend.
     pub docker: DockerConfig,
     /// Settings of the process backend.
     pub process: ProcessConfig,
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self {
+            kind: BackendChoice::default(),
+            orphan_limit_percent: 20,
+            docker: DockerConfig::default(),
+            process: ProcessConfig::default(),
+        }
+    }
 }
 
 /// Values of `backend.kind`.

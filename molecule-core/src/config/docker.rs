@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use molecule_hooks::Secret;
 use serde::Deserialize;
 
-use super::backend::non_empty_var;
+use super::backend::{ProcessConfig, non_empty_var};
 
 /// Settings of the Docker backend.
 #[derive(Debug, Clone, Deserialize)]
@@ -74,11 +74,12 @@ pub struct RegistryCredentials {
 }
 
 /// Building the images of runtimes from their repositories.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalBuildConfig {
     /// URL to which the name of a runtime is added to get its repository:
-    /// `https://host/organisation/prefix-`.
+    /// `https://host/organisation/prefix-`. A token or a password in it is sent over
+    /// `https` only, or to this machine itself.
     pub repo_prefix: String,
     /// Token with which private repositories are read.
     pub token: Option<Secret>,
@@ -87,6 +88,50 @@ pub struct LocalBuildConfig {
     pub cache_dir: Option<PathBuf>,
     /// How many sources and images per runtime are kept, newest first.
     pub keep: usize,
+}
+
+impl LocalBuildConfig {
+    /// The folder for sources: see [`cache_dir`](Self::cache_dir).
+    pub fn source_dir(&self) -> PathBuf {
+        const NAME: &str = "molecule/workspace-template-build";
+        let cache = || non_empty_var("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || {
+            std::env::home_dir()
+                .filter(|home| home.is_absolute())
+                .map(|home| home.join(".cache"))
+        };
+        let dir = self.cache_dir.clone();
+        dir.or_else(|| Some(cache().or_else(home)?.join(NAME)))
+            // One folder, not two: whoever owned the upper one could swap the lower.
+            .unwrap_or_else(|| std::env::temp_dir().join(NAME.replace('/', "-")))
+    }
+
+    /// Where the git program is looked for: the `PATH` of the server.
+    pub fn search_path(&self) -> String {
+        ProcessConfig::search_path()
+    }
+
+    /// [`repo_prefix`](Self::repo_prefix) without name and password.
+    fn shown_prefix(&self) -> String {
+        let prefix = &self.repo_prefix;
+        match (prefix.find("://"), prefix.rfind('@')) {
+            (Some(start), Some(end)) if end > start => {
+                format!("{}***{}", &prefix[..start + 3], &prefix[end..])
+            }
+            _ => prefix.clone(),
+        }
+    }
+}
+
+impl std::fmt::Debug for LocalBuildConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalBuildConfig")
+            .field("repo_prefix", &self.shown_prefix())
+            .field("token", &self.token)
+            .field("cache_dir", &self.cache_dir)
+            .field("keep", &self.keep)
+            .finish()
+    }
 }
 
 impl Default for LocalBuildConfig {
@@ -150,5 +195,42 @@ impl DockerConfig {
     pub fn registry_prefix(&self) -> Option<&str> {
         let prefix = self.image_registry.as_deref()?.trim_end_matches('/');
         (!prefix.is_empty()).then_some(prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_the_repository_prefix_is_not_shown() {
+        let config = LocalBuildConfig {
+            repo_prefix: "https://bot:p@ssw0rd@git.test/acme/template-".to_owned(),
+            token: Some(Secret::new("t0ken-value")),
+            ..LocalBuildConfig::default()
+        };
+        let shown = format!("{config:?} {config:#?}");
+        assert!(
+            shown.contains("https://***@git.test/acme/template-"),
+            "{shown}"
+        );
+        for secret in ["p@ssw0rd", "ssw0rd", "bot", "t0ken-value"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_configured_folder_for_sources_wins() {
+        let config = LocalBuildConfig {
+            cache_dir: Some(PathBuf::from("/var/cache/molecule")),
+            ..LocalBuildConfig::default()
+        };
+        assert_eq!(config.source_dir(), PathBuf::from("/var/cache/molecule"));
+        let default = LocalBuildConfig::default().source_dir();
+        assert!(
+            default
+                .to_string_lossy()
+                .ends_with("workspace-template-build")
+        );
     }
 }

@@ -185,6 +185,8 @@ pub struct WorkspacesConfig {
     pub remote_stale_after_secs: u64,
     /// Automatic restarts per minute that this server starts at most.
     pub restarts_per_minute: u32,
+    /// Seconds after which a terminal ends in which nothing was typed or printed.
+    pub terminal_idle_secs: u64,
 }
 
 impl Default for WorkspacesConfig {
@@ -201,6 +203,7 @@ impl Default for WorkspacesConfig {
             liveness_timeout_secs: 180,
             remote_stale_after_secs: 90,
             restarts_per_minute: 60,
+            terminal_idle_secs: 900,
         }
     }
 }

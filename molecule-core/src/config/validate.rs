@@ -218,6 +218,9 @@ fn backend(config: &Config, found: &mut Vec<String>) {
         _ => {}
     }
     docker::problems(&backend.docker, found);
+    if !(1..=100).contains(&backend.orphan_limit_percent) {
+        found.push("backend.orphan_limit_percent: must be between 1 and 100".to_owned());
+    }
 }
 
 fn not_built_in(what: &str) -> String {
@@ -265,6 +268,9 @@ fn workspaces(config: &Config, found: &mut Vec<String>) {
         if !(31..=86_400).contains(&secs) {
             found.push(format!("workspaces.{field}: must be between 31 and 86400"));
         }
+    }
+    if !(1..=86_400).contains(&workspaces.terminal_idle_secs) {
+        found.push("workspaces.terminal_idle_secs: must be between 1 and 86400".to_owned());
     }
     if workspaces.restarts_per_minute == 0 {
         found.push("workspaces.restarts_per_minute: must be at least 1".to_owned());

@@ -158,7 +158,7 @@ impl Events {
     }
 
     fn event(&self, event: EventType, workspace_id: Uuid, mut payload: Value) -> Event {
-        self.0.redactor.redact_json(&mut payload);
+        self.0.redactor.redact_json_of(workspace_id, &mut payload);
         Event {
             event,
             workspace_id,

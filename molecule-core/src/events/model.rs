@@ -51,6 +51,10 @@ event_types! {
     WorkspaceProvisionFailed = "WORKSPACE_PROVISION_FAILED",
     /// It was deleted.
     WorkspaceRemoved = "WORKSPACE_REMOVED",
+    /// Somebody opened a terminal in it.
+    WorkspaceTerminalOpened = "WORKSPACE_TERMINAL_OPENED",
+    /// A terminal in it ended.
+    WorkspaceTerminalClosed = "WORKSPACE_TERMINAL_CLOSED",
     /// A team grew out of it.
     WorkspaceExpanded = "WORKSPACE_EXPANDED",
     /// Its team was removed.

@@ -1,6 +1,5 @@
 //! `/events` and the live streams; the streams in the files below.
 
-mod origin;
 mod proof;
 mod socket;
 mod stream;

@@ -92,6 +92,19 @@ impl<S: Sync> FromRequestParts<S> for Network {
     }
 }
 
+/// The address a request came from, for records of who did something.
+pub(crate) struct RemoteAddress(pub(crate) String);
+
+impl<S: Sync> FromRequestParts<S> for RemoteAddress {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let client = parts.extensions.get::<Client>();
+        let address = client.map(|client| client.address.to_string());
+        Ok(Self(address.unwrap_or_else(|| "unknown".to_owned())))
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = std::convert::Infallible;
 

@@ -13,6 +13,7 @@ mod limit;
 mod measure;
 mod middleware;
 mod openapi;
+pub(crate) mod origin;
 mod proxy;
 mod serve;
 mod system;
@@ -22,7 +23,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use caller::Network;
+pub(crate) use caller::{Network, RemoteAddress};
 pub(crate) use cors::Cors;
 pub(crate) use error::{ApiError, ApiResult, ErrorBody};
 pub(crate) use guard::{TenantGuard, TrustedCanvas};

@@ -40,7 +40,7 @@ impl Presence {
         }
         self.admit(id, bearer).await?;
         // Everyone may read the card.
-        self.redactor.redact_json(&mut card);
+        self.redactor.redact_json_of(id, &mut card);
         let failed = |error: sqlx::Error| Error::from(error).says("failed to update card");
         let now = timestamp(&self.clock);
         let mut tx = self.db.begin().await.map_err(failed)?;

@@ -210,7 +210,7 @@ impl Presence {
     async fn may_ask(&self, caller: Uuid, headers: &HeaderMap) -> Result<()> {
         match self.auth.is_fail_open() {
             true => Ok(()),
-            false => self.auth.own_or_admin(caller, headers).await,
+            false => self.auth.own_or_admin(caller, headers).await.map(drop),
         }
     }
 

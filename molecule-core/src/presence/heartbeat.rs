@@ -75,7 +75,7 @@ impl Presence {
         };
         let overrides = beat.overrides();
         let vitals = beat.vitals(overrides);
-        let report = self.report(beat);
+        let report = self.report(id, beat);
         if let Some(to) = next_status(status, Trigger::Heartbeat(vitals)) {
             let event = describe(status, to, vitals, &report);
             // Boxed: hardly any heartbeat comes here.
@@ -99,12 +99,12 @@ impl Presence {
         Ok(())
     }
 
-    fn report(&self, beat: Heartbeat) -> Report {
+    fn report(&self, id: Uuid, beat: Heartbeat) -> Report {
         let text = |value: Option<String>| match value {
             None => String::new(),
             Some(value) if value.is_empty() => value,
             // PostgreSQL cannot store NUL, and reports are written together.
-            Some(value) => cut(self.redactor.redact(&value.replace('\0', ""))),
+            Some(value) => cut(self.redactor.redact_of(id, &value.replace('\0', ""))),
         };
         let at = timestamp(&self.clock);
         let active_tasks = beat.active_tasks.unwrap_or_default();

@@ -68,7 +68,7 @@ impl Presence {
         }
         let (status, gate) = self.admit(id, bearer).await?;
         // Everyone may read the card.
-        self.redactor.redact_json(&mut card);
+        self.redactor.redact_json_of(id, &mut card);
         (self.workspaces.guard().check_registration(&url, id))
             .await
             .map_err(|refusal: Refusal| problem(&refusal.to_string()))?;

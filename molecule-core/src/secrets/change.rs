@@ -126,7 +126,7 @@ impl Secrets {
     /// 404 for a workspace that is not there; 400 when there are too many; 500 with
     /// the documented texts.
     pub(crate) async fn set(&self, scope: Scope, entry: &Entry) -> Result<bool> {
-        self.teach(&entry.key, entry.value.expose());
+        self.teach(scope, &entry.key, entry.value.expose());
         self.make(scope, Change::Set(entry)).await
     }
 

@@ -103,8 +103,8 @@ impl Secrets {
         key: &str,
         value: &Secret,
     ) -> Result<()> {
-        self.teach(key, value.expose());
         let scope = Scope::Workspace(workspace);
+        self.teach(scope, key, value.expose());
         let sealed = self
             .cipher
             .seal(value.expose().as_bytes(), &scope.place(key))
@@ -195,13 +195,15 @@ impl Secrets {
     fn open(&self, scope: Scope, row: &SecretRow) -> Result<Secret, CipherError> {
         let plain = self.cipher.open(&row.sealed(), &scope.place(&row.key))?;
         let text = String::from_utf8(plain).map_err(|_| CipherError::Corrupt)?;
-        self.teach(&row.key, &text);
+        self.teach(scope, &row.key, &text);
         Ok(Secret::new(text))
     }
 
-    fn teach(&self, key: &str, value: &str) {
-        if !NO_SECRETS.contains(&key) {
-            self.redactor.learn(value);
+    fn teach(&self, scope: Scope, key: &str, value: &str) {
+        match scope {
+            _ if NO_SECRETS.contains(&key) => {}
+            Scope::Global => self.redactor.learn(value),
+            Scope::Workspace(id) => self.redactor.learn_of(id, value),
         }
     }
 

@@ -117,3 +117,26 @@ pub(super) fn platform_url(
         None => format!("http://{}:{}", backend.platform_host(), address.port()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RegistryCredentials;
+
+    #[test]
+    fn the_redactor_learns_every_secret_of_the_docker_section() {
+        let mut config = Config::default();
+        let docker = &mut config.backend.docker;
+        docker.ghcr_token = Some("ghcr-secret".into());
+        docker.local_build.token = Some("git-secret".into());
+        let account = RegistryCredentials {
+            username: "u".to_owned(),
+            password: "registry-secret".into(),
+        };
+        docker.registries.insert("r.acme.com".to_owned(), account);
+        let known = configured_secrets(&config);
+        for secret in ["ghcr-secret", "git-secret", "registry-secret"] {
+            assert!(known.iter().any(|known| known.expose() == secret));
+        }
+    }
+}

@@ -102,6 +102,15 @@ impl Leader {
         supervisor.every_while(name, period, self.0.leads.subscribe(), work);
     }
 
+    /// Runs `work` while this server leads; it is cancelled when the lead is lost.
+    pub(crate) fn run<F, Fut>(&self, supervisor: &Supervisor, name: &'static str, work: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        supervisor.run_while(name, self.0.leads.subscribe(), work);
+    }
+
     fn is_alone(&self) -> bool {
         matches!(self.0.db, Db::Sqlite(_))
     }

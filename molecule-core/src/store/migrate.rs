@@ -56,6 +56,12 @@ pub(super) async fn migrate_first(db: &Db, count: usize) -> Result<(), StoreErro
     run(db, &MIGRATIONS[..count]).await
 }
 
+/// How many migrations there are.
+#[cfg(test)]
+pub(super) const fn count() -> usize {
+    MIGRATIONS.len()
+}
+
 async fn run(
     db: &Db,
     known: &[(i64, &'static str, &'static str, &'static str)],

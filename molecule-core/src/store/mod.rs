@@ -219,6 +219,30 @@ pub(crate) fn is_deadlock(error: &sqlx::Error) -> bool {
     }
 }
 
+/// How often a change is begun that the database gives up for others.
+const ATTEMPTS: u32 = 5;
+/// Longer before each further attempt.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Makes a change of several rows, again while the database gives it up for another
+/// one that takes the rows in another order, as the heartbeats of a batch do. The
+/// change must have no effect before its commit.
+pub(crate) async fn begin_again<T, F>(change: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    for attempt in 1..ATTEMPTS {
+        match change().await {
+            Err(error) if error.cause().is_some_and(is_deadlock) => {
+                tracing::debug!(attempt, "a change begins again");
+                tokio::time::sleep(PAUSE * attempt).await;
+            }
+            ended => return ended,
+        }
+    }
+    change().await
+}
+
 /// SQLite: busy, locked, full, I/O and their extended forms. PostgreSQL: classes
 /// 08 (connection), 28 (refused), 3D (no such database), 53 (resources) and 57P
 /// (shutting down), and what contention ends in: 57014 (took too long), 55P03

@@ -219,13 +219,19 @@ contract! {
     }
 }
 
-async fn a_workspace_of_the_last_release_is_kept(scratch: Scratch) {
+/// A release that had only the first `count` migrations.
+async fn a_workspace_of_a_release_is_kept(scratch: Scratch, count: usize) {
     let db = &scratch.db;
-    super::migrate::migrate_first(db, 1).await.unwrap();
+    super::migrate::migrate_first(db, count).await.unwrap();
     let id = Uuid::new_v4();
     insert_workspace(db, id, None, "veteran").await.unwrap();
     let now = timestamp(&Clock::system());
-    let started = "UPDATE workspaces SET status = 'online', provisioned_at = $2 WHERE id = $1";
+    let started = match count {
+        1 => "UPDATE workspaces SET status = 'online', provisioned_at = $2 WHERE id = $1",
+        _ => {
+            "UPDATE workspaces SET status = 'online', provisioned_at = $2, booted_at = $2 WHERE id = $1"
+        }
+    };
     with_db!(db, |pool| sqlx::query(started)
         .bind(id)
         .bind(now)
@@ -233,7 +239,7 @@ async fn a_workspace_of_the_last_release_is_kept(scratch: Scratch) {
         .await
         .map(drop))
     .unwrap();
-    assert_eq!(pending(db).await, 2);
+    assert_eq!(pending(db).await, super::migrate::count() - count);
     migrate(db).await.unwrap();
     assert_eq!(pending(db).await, 0);
     // It ran before, so its storage is never taken back by a failed start.
@@ -249,14 +255,18 @@ async fn a_workspace_of_the_last_release_is_kept(scratch: Scratch) {
 }
 
 #[tokio::test]
-async fn a_database_of_the_last_release_is_brought_up_to_date_on_sqlite() {
-    a_workspace_of_the_last_release_is_kept(sqlite().await).await;
+async fn databases_of_earlier_releases_are_brought_up_to_date_on_sqlite() {
+    for count in 1..super::migrate::count() {
+        a_workspace_of_a_release_is_kept(sqlite().await, count).await;
+    }
 }
 
 #[tokio::test]
-async fn a_database_of_the_last_release_is_brought_up_to_date_on_postgres() {
-    if let Some(scratch) = postgres().await {
-        a_workspace_of_the_last_release_is_kept(scratch).await;
+async fn databases_of_earlier_releases_are_brought_up_to_date_on_postgres() {
+    for count in 1..super::migrate::count() {
+        if let Some(scratch) = postgres().await {
+            a_workspace_of_a_release_is_kept(scratch, count).await;
+        }
     }
 }
 

@@ -135,3 +135,25 @@ async fn shutdown_waits_for_work_that_must_end_and_counts_what_does_not() {
     assert_eq!(supervisor.shutdown(PERIOD).await, 1);
     assert_eq!(counted.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_runs_while_its_gate_is_open() {
+    // Given work that never ends, behind a closed gate
+    let supervisor = supervisor();
+    let (count, counted) = counting();
+    let (gate, open) = watch::channel(false);
+    supervisor.run_while("listener", open, move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        pending()
+    });
+    tokio::time::sleep(PERIOD).await;
+    assert_eq!(counted.load(Ordering::Relaxed), 0);
+
+    // When the gate opens, closes and opens, then it begins twice
+    for (is_open, begun) in [(true, 1), (false, 1), (true, 2)] {
+        gate.send_replace(is_open);
+        tokio::time::sleep(PERIOD).await;
+        assert_eq!(counted.load(Ordering::Relaxed), begun, "open: {is_open}");
+    }
+    assert_eq!(supervisor.shutdown(PERIOD).await, 0);
+}

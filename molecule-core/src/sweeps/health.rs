@@ -8,16 +8,12 @@ use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::store::{self, Hosted};
-use super::{PAGE, Sweeps};
-use crate::backend::{BackendError, InstanceRef, Liveness, ManagedInstance};
+use super::{LOOK_AT_ONCE, PAGE, Sweeps, describe};
+use crate::backend::{InstanceRef, Liveness};
 use crate::workspaces::Absence;
 
-/// Looks at single workspaces at once.
-const LOOK_AT_ONCE: usize = 16;
 /// One look may take this long.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// A list of everything may take this long.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether the backend is known to be in trouble: one incident is told once,
 /// however many workspaces it hides. Cheap to clone.
@@ -33,31 +29,36 @@ impl Trouble {
 }
 
 /// What a look at one workspace said.
-enum Seen {
+pub(super) enum Seen {
     There,
     Gone,
     Unknown(String),
 }
 
 impl Sweeps {
-    /// One round: takes offline whose compute is stopped or missing.
-    pub(super) async fn sweep_gone(&self) {
+    /// One round: takes offline whose compute is stopped or missing. Works with a
+    /// list that is at most this old.
+    pub(super) async fn sweep_gone(&self, max_age: Duration) {
+        // Two rounds at once would look at everything twice.
+        let _turn = self.health_turn.lock().await;
         // One answer for the whole fleet; only who it does not show running is
         // looked at one by one.
-        let running = match self.list_managed().await {
-            Ok(managed) => managed
-                .into_iter()
-                .filter(|item| item.running == Some(true))
-                .map(|item| item.workspace_id)
-                .collect(),
+        let listing = match self.listing(max_age).await {
+            Ok(listing) => listing,
             Err(error) => {
                 if self.backend_trouble.turns(true) {
-                    tracing::error!(error, "the backend does not answer; nobody is called dead");
+                    tracing::error!(%error, "the backend does not answer; nobody is called dead");
                 }
                 metrics::counter!("molecule_health_sweep_failures_total").increment(1);
                 return;
             }
         };
+        let running = listing
+            .managed
+            .iter()
+            .filter(|item| item.running == Some(true))
+            .map(|item| item.workspace_id)
+            .collect();
         match self.sweep_not_running(&running).await {
             Ok(unknown) if unknown.count > 0 => {
                 metrics::counter!("molecule_health_unknown_total").increment(unknown.count);
@@ -74,16 +75,6 @@ impl Sweeps {
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "hosted workspaces could not be listed"),
-        }
-    }
-
-    /// Everything the backend holds, or why it does not say.
-    pub(super) async fn list_managed(&self) -> Result<Vec<ManagedInstance>, String> {
-        let listing = self.services.backend.list_managed();
-        match tokio::time::timeout(LIST_TIMEOUT, listing).await {
-            Ok(Ok(managed)) => Ok(managed),
-            Ok(Err(error)) => Err(describe(error)),
-            Err(_) => Err("list workspaces timed out".to_owned()),
         }
     }
 
@@ -114,7 +105,8 @@ impl Sweeps {
         }
     }
 
-    async fn examine(&self, row: Hosted) -> Seen {
+    /// Looks at one workspace and takes it offline if its compute is gone.
+    pub(super) async fn examine(&self, row: Hosted) -> Seen {
         let seen = self.look(&row).await;
         if let Seen::Gone = seen {
             // It may have been restarted while the backend looked.
@@ -147,9 +139,4 @@ impl Sweeps {
 struct Unknown {
     count: u64,
     example: Option<String>,
-}
-
-/// For the log, causes included.
-fn describe(error: BackendError) -> String {
-    format!("{:#}", anyhow::Error::from(error))
 }

@@ -1,14 +1,17 @@
 //! The loops that look at all workspaces: who is silent, whose compute is gone,
-//! who sleeps best, which tokens and which history nobody needs.
+//! who sleeps best, which compute, which tokens and which history nobody needs.
 //!
 //! They run on the server that leads. They decide from positive lists of
 //! statuses, act through guarded changes of the rooms that own the rows, and do
 //! nothing where they cannot tell.
 
+mod changes;
 pub(crate) mod diagnosis;
 mod health;
 mod hibernation;
+mod inventory;
 mod liveness;
+mod orphans;
 mod retention;
 mod store;
 mod tokens;
@@ -18,20 +21,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_hooks::Clock;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::auth::Auth;
-use crate::backend::{BackendKind, SharedBackend};
+use crate::backend::{BackendError, BackendKind, SharedBackend};
 use crate::config::Config;
 use crate::presence::Presence;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::{Absence, Workspaces};
+use inventory::shared_within;
 
 /// Rows read at once; a round goes through all of them page by page.
 const PAGE: i64 = 500;
 /// Workspaces that are acted on at once.
 const ACT_AT_ONCE: usize = 8;
+/// Looks at single workspaces at once.
+const LOOK_AT_ONCE: usize = 16;
 
 /// How often the loops of a server look. The defaults suit every deployment;
 /// tests cannot wait for them.
@@ -40,8 +47,10 @@ const ACT_AT_ONCE: usize = 8;
 pub struct Cadence {
     /// For agents that fell silent.
     pub liveness: Duration,
-    /// For compute that is gone.
+    /// For compute that is gone, on a backend that does not tell by itself.
     pub health: Duration,
+    /// The same on a backend that tells: for what it did not tell.
+    pub told_health: Duration,
     /// For workspaces that idle.
     pub hibernation: Duration,
     /// For tokens of workspaces without compute, and for spent tickets.
@@ -49,6 +58,8 @@ pub struct Cadence {
     /// For newer images, where the operator wants them watched, and for pulls that
     /// failed.
     pub images: Duration,
+    /// For compute and storage that belong to no living workspace.
+    pub orphans: Duration,
 }
 
 impl Default for Cadence {
@@ -56,9 +67,11 @@ impl Default for Cadence {
         Self {
             liveness: Duration::from_secs(15),
             health: Duration::from_secs(15),
+            told_health: Duration::from_secs(60),
             hibernation: Duration::from_secs(120),
             tokens: Duration::from_secs(60),
             images: Duration::from_secs(300),
+            orphans: Duration::from_secs(60),
         }
     }
 }
@@ -82,6 +95,10 @@ pub(crate) struct Sweeps {
     services: Arc<Services>,
     attention: liveness::Attention,
     backend_trouble: health::Trouble,
+    /// Held by the one round of the health sweep.
+    health_turn: Arc<Mutex<()>>,
+    inventory: inventory::Inventory,
+    strays: orphans::Strays,
 }
 
 impl Sweeps {
@@ -90,6 +107,9 @@ impl Sweeps {
             services: Arc::new(services),
             attention: liveness::Attention::default(),
             backend_trouble: health::Trouble::default(),
+            health_turn: Arc::default(),
+            inventory: inventory::Inventory::default(),
+            strays: orphans::Strays::default(),
         }
     }
 
@@ -104,12 +124,7 @@ impl Sweeps {
             async move { this.sweep_silent().await }
         });
         if services.backend.kind() != BackendKind::None {
-            self.lead("health-sweep", cadence.health, |this| async move {
-                this.sweep_gone().await;
-            });
-            self.lead("token-sweep", cadence.tokens, |this| async move {
-                this.sweep_tokens().await;
-            });
+            self.start_with_backend(cadence);
         }
         self.lead(
             "hibernation-monitor",
@@ -125,6 +140,33 @@ impl Sweeps {
         let between = Duration::from_secs(hours * 3600);
         self.lead("retention", between, |this| async move {
             this.sweep_history().await;
+        });
+    }
+
+    /// The loops that compare the rows with what the backend holds.
+    fn start_with_backend(&self, cadence: &Cadence) {
+        let services = &self.services;
+        let mut health = cadence.health;
+        // Asking costs nothing as long as nobody reads the answer.
+        if services.backend.changes().is_some() {
+            health = cadence.told_health;
+            let this = self.clone();
+            let follow = move || {
+                let this = this.clone();
+                async move { this.follow_changes().await }
+            };
+            (services.leader).run(&services.supervisor, "backend-changes", follow);
+        }
+        self.lead("health-sweep", health, move |this| async move {
+            this.sweep_gone(shared_within(health)).await;
+        });
+        let tokens = cadence.tokens;
+        self.lead("token-sweep", tokens, move |this| async move {
+            this.sweep_tokens(tokens).await;
+        });
+        let orphans = cadence.orphans;
+        self.lead("orphan-sweeper", orphans, move |this| async move {
+            this.sweep_orphans(orphans).await;
         });
     }
 
@@ -149,4 +191,9 @@ impl Sweeps {
             }
         }
     }
+}
+
+/// For the log, causes included.
+fn describe(error: BackendError) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }

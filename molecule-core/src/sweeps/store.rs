@@ -1,8 +1,12 @@
 //! SQL of the loops. What they change elsewhere than in their own statements goes
 //! through the room that owns it.
 
+mod standing;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
+
+pub(super) use standing::standing;
 
 use crate::store::{Db, from_row, statement, with_db};
 
@@ -82,6 +86,21 @@ pub(super) async fn hosted(db: &Db, after: Uuid, limit: i64) -> sqlx::Result<Vec
         .bind(after)
         .bind(limit)
         .fetch_all(pool)
+        .await)
+}
+
+statement!(
+    HOSTED_ONE,
+    "SELECT id, instance_id FROM workspaces
+     WHERE id = $1 AND status IN ('online', 'degraded') AND external = FALSE
+       AND provision_lease_until IS NULL AND instance_id IS NOT NULL"
+);
+
+/// One of [`hosted`], if it is one.
+pub(super) async fn hosted_one(db: &Db, id: Uuid) -> sqlx::Result<Option<Hosted>> {
+    with_db!(db, |pool| sqlx::query_as(HOSTED_ONE)
+        .bind(id)
+        .fetch_optional(pool)
         .await)
 }
 

@@ -1,10 +1,12 @@
 //! Tokens of agents that run nowhere, and tickets nobody came with.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use uuid::Uuid;
 
+use super::inventory::shared_within;
 use super::{PAGE, Sweeps, store};
 use crate::store::timestamp;
 
@@ -18,13 +20,14 @@ impl Sweeps {
     ///
     /// Safe for who sleeps: whatever starts an agent gives it a new token. Spared
     /// are workspaces that this platform never started, whose agents run elsewhere.
-    pub(super) async fn sweep_tokens(&self) {
+    pub(super) async fn sweep_tokens(&self, period: Duration) {
         // The health sweep tells about a backend in trouble.
-        let Ok(managed) = self.list_managed().await else {
+        let Ok(listing) = self.listing(shared_within(period)).await else {
             return;
         };
-        let hosted: HashSet<Uuid> = managed
-            .into_iter()
+        let hosted: HashSet<Uuid> = listing
+            .managed
+            .iter()
             .filter(|item| item.compute)
             .map(|item| item.workspace_id)
             .collect();

@@ -14,7 +14,7 @@ use super::{Services, Workspaces, store};
 use crate::backend::InstanceRef;
 use crate::error::{Error, Result};
 use crate::events::{Event, EventType};
-use crate::store::{Tx, timestamp};
+use crate::store::{Tx, begin_again, timestamp};
 
 /// Compute of one workspace must end within this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,7 +95,7 @@ impl Workspaces {
         let Removal {
             all,
             cascade_deleted,
-        } = self.mark_removed(id).await?;
+        } = begin_again(|| self.mark_removed(id)).await?;
         let stops = stream::iter(all.clone())
             .map(|id| self.clear_compute(id))
             .buffer_unordered(PARALLEL_STOPS);

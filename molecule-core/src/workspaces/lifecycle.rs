@@ -17,8 +17,8 @@ use super::store::lifecycle::{self as sql, BootFrom};
 use super::{Services, Workspaces, store};
 use crate::backend::InstanceRef;
 use crate::error::{Error, Result};
-use crate::events::EventType;
-use crate::store::timestamp;
+use crate::events::{Event, EventType};
+use crate::store::{begin_again, timestamp};
 
 /// Compute of one workspace must end within this time.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,40 +63,8 @@ impl Workspaces {
 
     async fn pause_now(&self, id: Uuid) -> Result<Paused> {
         let services = &self.services;
-        let lookup = |error: sqlx::Error| Error::from(error).says("lookup failed");
-        let now = timestamp(&services.clock);
-        let mut tx = services.db.begin().await.map_err(lookup)?;
-        let mut ids = vec![id];
-        let mut hosted = Vec::new();
-        let mut events = Vec::new();
-        if store::lock_live(&mut tx, id).await.map_err(lookup)? {
-            let below = store::descendants(&mut tx, id).await.map_err(lookup)?;
-            ids.extend(
-                below
-                    .iter()
-                    .filter(|below| !below.removed)
-                    .map(|below| below.id),
-            );
-        }
-        for at in &ids {
-            let Some(brief) = sql::pause(&mut tx, *at, now).await.map_err(lookup)? else {
-                if at == &id {
-                    return Err(Error::not_found("workspace not found or already paused"));
-                }
-                continue;
-            };
-            let payload = json!({ "name": brief.name });
-            let recorded =
-                services
-                    .events
-                    .record(&mut tx, EventType::WorkspacePaused, *at, payload);
-            events.push(recorded.await.map_err(lookup)?);
-            if !brief.external {
-                hosted.push(*at);
-            }
-        }
+        let (events, hosted) = begin_again(|| self.pause_rows(id)).await?;
         let count = events.len();
-        tx.commit().await.map_err(lookup)?;
         for event in events {
             services.directory.forget(event.workspace_id);
             services.events.publish(event);
@@ -115,9 +83,47 @@ impl Workspaces {
         })
     }
 
+    /// Pauses the rows; the events of all, and who of them has compute of ours.
+    async fn pause_rows(&self, id: Uuid) -> Result<(Vec<Event>, Vec<Uuid>)> {
+        let services = &self.services;
+        let lookup = |error: sqlx::Error| Error::from(error).says("lookup failed");
+        let now = timestamp(&services.clock);
+        let mut tx = services.db.begin().await.map_err(lookup)?;
+        let mut ids = vec![id];
+        let mut hosted = Vec::new();
+        let mut events = Vec::new();
+        if store::lock_live(&mut tx, id).await.map_err(lookup)? {
+            let below = store::descendants(&mut tx, id).await.map_err(lookup)?;
+            ids.extend(
+                below
+                    .iter()
+                    .filter(|below| !below.removed)
+                    .map(|below| below.id),
+            );
+        }
+        for at in ids {
+            let Some(brief) = sql::pause(&mut tx, at, now).await.map_err(lookup)? else {
+                if at == id {
+                    return Err(Error::not_found("workspace not found or already paused"));
+                }
+                continue;
+            };
+            let payload = json!({ "name": brief.name });
+            let recorded = services
+                .events
+                .record(&mut tx, EventType::WorkspacePaused, at, payload);
+            events.push(recorded.await.map_err(lookup)?);
+            if !brief.external {
+                hosted.push(at);
+            }
+        }
+        tx.commit().await.map_err(lookup)?;
+        Ok((events, hosted))
+    }
+
     /// Ends what runs for a workspace whose row says that nothing should. False
     /// when something may be left.
-    pub(super) async fn stop_sleeping(&self, id: Uuid) -> bool {
+    pub(crate) async fn stop_sleeping(&self, id: Uuid) -> bool {
         let stopping = async {
             // What began before the row changed; not what began after it.
             if let Ok(Some(status)) = store::status(&self.services.db, id).await
@@ -385,7 +391,7 @@ impl Services {
 }
 
 /// True for a row whose compute should not run.
-pub(super) fn is_asleep(status: &str) -> bool {
+fn is_asleep(status: &str) -> bool {
     [Status::Paused, Status::Hibernated]
         .iter()
         .any(|asleep| asleep.as_str() == status)

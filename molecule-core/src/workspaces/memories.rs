@@ -78,7 +78,7 @@ impl Services {
         let namespace = format!("workspace:{id}");
         for memory in memories {
             // Masked before it is cut: half a secret has no shape to know it by.
-            let masked = self.redactor.redact(&memory.content);
+            let masked = self.redactor.redact_of(id, &memory.content);
             let content = &masked[..masked.floor_char_boundary(MAX_CONTENT_BYTES)];
             let row = store::memories::NewRow {
                 workspace_id: id,

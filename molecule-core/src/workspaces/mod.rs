@@ -19,6 +19,7 @@ mod memories;
 mod model;
 mod operator;
 mod payload;
+mod printable;
 mod provision;
 mod recovery;
 mod renewal;
@@ -46,6 +47,7 @@ pub(crate) use directory::Directory;
 pub(crate) use env_plan::EnvPlans;
 pub(crate) use hierarchy::Hierarchy;
 pub(crate) use model::{Status, Workspace};
+pub(crate) use recovery::Orphan;
 pub(crate) use restart::Absence;
 pub(crate) use restart_source::{RestartRequest, Restarting};
 pub(crate) use status::{Trigger, Vitals, next as next_status};
@@ -71,8 +73,6 @@ const RECOVERY_EVERY: Duration = Duration::from_secs(5);
 const TIMEOUT_SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often requested restarts are looked for that nobody poked about.
 const RESTARTS_EVERY: Duration = Duration::from_secs(5);
-/// How often the backend's holdings are compared with the rows.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Wait before listening to the other servers again, should that ever end.
 const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
@@ -158,12 +158,6 @@ impl Workspaces {
             let this = this.clone();
             async move { this.poke_restarts() }
         });
-        let sweeper = recovery::Sweeper::default();
-        let this = self.clone();
-        supervisor.every("orphan-sweeper", SWEEP_EVERY, move || {
-            let (this, sweeper) = (this.clone(), sweeper.clone());
-            async move { this.sweep_orphans(&sweeper).await }
-        });
         Ok(())
     }
 
@@ -221,35 +215,39 @@ impl Workspaces {
     /// Docker gives a container another port whenever it restarts. Called when an
     /// agent registers, which is what it does first after a restart.
     pub(crate) fn refresh_url(&self, id: Uuid) {
-        let services = Arc::clone(&self.services);
-        self.services.supervisor.spawn("refresh-url", async move {
-            let stored = store::find(&services.db, id).await;
-            let Ok(Some(Workspace {
-                instance_id: Some(instance_id),
-                ..
-            })) = stored
-            else {
-                return;
-            };
-            let instance = InstanceRef {
-                workspace_id: id,
-                instance_id: Some(instance_id.clone()),
-            };
-            match services.backend.url(&instance).await {
-                Ok(Some(url)) => match store::refresh_url(&services.db, id, &instance_id, &url)
-                    .await
-                {
-                    Ok(true) => tracing::info!(workspace.id = %id, "agent has another address now"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(workspace.id = %id, %error, "address not written"),
-                },
-                Ok(None) => {}
-                Err(error) => {
-                    let error = services.describe(error);
-                    tracing::warn!(workspace.id = %id, error, "address could not be looked up");
-                }
+        let this = self.clone();
+        self.services
+            .supervisor
+            .spawn("refresh-url", async move { this.refresh_url_now(id).await });
+    }
+
+    /// As [`refresh_url`](Self::refresh_url), and waits for the answer.
+    pub(crate) async fn refresh_url_now(&self, id: Uuid) {
+        let services = &self.services;
+        let stored = store::find(&services.db, id).await;
+        let Ok(Some(Workspace {
+            instance_id: Some(instance_id),
+            ..
+        })) = stored
+        else {
+            return;
+        };
+        let instance = InstanceRef {
+            workspace_id: id,
+            instance_id: Some(instance_id.clone()),
+        };
+        match services.backend.url(&instance).await {
+            Ok(Some(url)) => match store::refresh_url(&services.db, id, &instance_id, &url).await {
+                Ok(true) => tracing::info!(workspace.id = %id, "agent has another address now"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(workspace.id = %id, %error, "address not written"),
+            },
+            Ok(None) => {}
+            Err(error) => {
+                let error = services.describe(error);
+                tracing::warn!(workspace.id = %id, error, "address could not be looked up");
             }
-        });
+        }
     }
 
     /// What a token provider may know of the workspace called `id`.

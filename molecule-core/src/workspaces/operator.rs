@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Workspaces;
 use super::model::Status;
+use super::printable::printable;
 use super::store::operator;
 use crate::backend::{InstanceRef, MAX_CONSOLE_BYTES};
 use crate::error::{Error, Result};
@@ -145,7 +146,8 @@ impl Workspaces {
         };
         match tokio::time::timeout(CONSOLE_TIMEOUT, console.read(&instance)).await {
             Ok(Ok(output)) => {
-                let masked = services.redactor.redact(last_lines(&output));
+                // Escapes first: one in the middle of a secret would hide it.
+                let masked = services.redactor.redact(&printable(last_lines(&output)));
                 Ok(last_lines(&masked).to_owned())
             }
             Ok(Err(error)) => Err(bad_gateway(services.describe(error))),

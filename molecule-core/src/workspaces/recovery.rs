@@ -1,18 +1,15 @@
 //! What an earlier run, a crash or a silent agent left behind.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::lifecycle::is_asleep;
 use super::model::Status;
 use super::provision::NO_BACKEND;
 use super::store::lease::Again;
 use super::store::timeouts::Waiting;
 use super::{Workspaces, store, timeouts};
+use crate::backend::{InstanceRef, Liveness};
 use crate::config::BackendChoice;
 use crate::error::Result;
 use crate::store::timestamp;
@@ -21,10 +18,24 @@ use crate::store::timestamp;
 const NEVER_REGISTERED: &str = "provisioning timed out — container started but never called \
      /registry/register. Check container logs and network connectivity to the platform.";
 
-/// Remembers what was seen without a row, so that nothing is reaped on one
-/// sighting.
-#[derive(Clone, Default)]
-pub(super) struct Sweeper(Arc<Mutex<HashSet<Uuid>>>);
+/// Why a workspace that the backend holds is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Orphan {
+    /// Its row says that it was removed.
+    Removed,
+    /// It has no row.
+    Unknown,
+}
+
+impl Orphan {
+    /// A word for logs and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Unknown => "without_row",
+        }
+    }
+}
 
 impl Workspaces {
     /// Starts over every provision whose server died: clears its compute, then
@@ -116,50 +127,34 @@ impl Workspaces {
         services.announce_failed(tx, failed, row.id, payload).await
     }
 
-    /// Removes compute and storage that belong to this database and to no living
-    /// workspace: of removed rows at once, without a row on the second sighting.
-    pub(super) async fn sweep_orphans(&self, sweeper: &Sweeper) {
+    /// Removes what the backend holds for a workspace that is none any more. False
+    /// when the row says otherwise by now, when the backend cannot look, and when
+    /// something is left.
+    ///
+    /// # Errors
+    /// When the row cannot be read.
+    pub(crate) async fn clear_orphan(&self, id: Uuid, orphan: Orphan) -> Result<bool> {
         let services = &self.services;
-        if services.has_no_backend() {
-            return;
+        if self.provisioner.is_under_way(id) {
+            return Ok(false);
         }
-        let managed = match services.backend.list_managed().await {
-            Ok(managed) => managed,
-            Err(error) => {
-                return tracing::warn!(error = %services.describe(error), "backend could not be listed");
-            }
+        // Not next to a delete, and not before the end of a boot.
+        let _pass = self.provisioner.gate().enter(id).await;
+        let is_orphan = match (store::status(&services.db, id).await?, orphan) {
+            (Some(status), Orphan::Removed) => status == Status::Removed.as_str(),
+            (None, Orphan::Unknown) => true,
+            _ => false,
         };
-        let mut without_row = HashSet::new();
-        for item in managed {
-            let id = item.workspace_id;
-            let status = match store::status(&services.db, id).await {
-                Ok(status) => status,
-                Err(error) => return tracing::warn!(%error, "orphans could not be told"),
-            };
-            if status.as_deref().is_some_and(is_asleep) && item.compute {
-                // A stop that failed, or a start that was overtaken by a pause.
-                tracing::warn!(workspace.id = %id, "stopping compute of a workspace that sleeps");
-                self.stop_sleeping(id).await;
-                continue;
-            }
-            let orphan = match status {
-                // The name itself: a status of a newer server is no reason to reap.
-                Some(status) => status == Status::Removed.as_str(),
-                None => {
-                    without_row.insert(id);
-                    sweeper
-                        .0
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .contains(&id)
-                }
-            };
-            if orphan && !self.provisioner.is_under_way(id) {
-                tracing::warn!(workspace.id = %id, compute = item.compute, storage = item.storage, "removing orphan");
-                services.remove_compute(id).await;
-            }
+        if !is_orphan {
+            return Ok(false);
         }
-        *sweeper.0.lock().unwrap_or_else(PoisonError::into_inner) = without_row;
+        if let Liveness::Unknown(error) = services.backend.liveness(&InstanceRef::of(id)).await {
+            let error = services.describe(error);
+            tracing::warn!(workspace.id = %id, error, "orphan not removed: the backend cannot look");
+            return Ok(false);
+        }
+        tracing::warn!(workspace.id = %id, reason = orphan.as_str(), "removing orphan");
+        Ok(services.remove_compute(id).await)
     }
 }
 

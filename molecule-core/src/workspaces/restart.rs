@@ -16,12 +16,12 @@ use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::Workspaces;
 use super::boot::Boot;
 use super::model::Status;
 use super::status::Trigger;
 use super::store::lease::Lease;
 use super::store::lifecycle::{self as sql, BootFrom};
+use super::{Services, Workspaces};
 use super::{restart_context, store};
 use crate::error::{Error, Result};
 use crate::events::EventType;
@@ -38,6 +38,8 @@ const FIRST_BACKOFF_SECS: i64 = 60;
 const LONGEST_BACKOFF_SECS: i64 = 600;
 /// What another server's clock may be ahead of this one's.
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(60);
+/// A backend that works says so within this time.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Restarts of one round begin at most so far apart from their turn.
 const JITTER_MS: u128 = 200;
 
@@ -173,6 +175,10 @@ impl Workspaces {
             Ok(due) => due,
             Err(error) => return tracing::warn!(%error, "requested restarts could not be listed"),
         };
+        // Requests wait for a backend that is away; boots would fail for good.
+        if due.is_empty() || !services.backend_answers().await {
+            return;
+        }
         for id in due {
             // Its turn comes when that is done.
             if self.provisioner.is_under_way(id) {
@@ -390,6 +396,13 @@ impl Workspaces {
         services.events.publish(event);
         self.poke_restarts();
         Ok(true)
+    }
+}
+
+impl Services {
+    async fn backend_answers(&self) -> bool {
+        let check = tokio::time::timeout(CHECK_TIMEOUT, self.backend.check());
+        matches!(check.await, Ok(Ok(_)))
     }
 }
 

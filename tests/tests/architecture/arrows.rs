@@ -10,7 +10,7 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 23] = [
+const ALLOWED: [(&str, &[&str]); 24] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
@@ -84,6 +84,18 @@ const ALLOWED: [(&str, &[&str]); 23] = [
             "config",
             "error",
             "presence",
+            "store",
+            "supervisor",
+            "workspaces",
+        ],
+    ),
+    (
+        "terminal",
+        &[
+            "backend",
+            "error",
+            "events",
+            "redact",
             "store",
             "supervisor",
             "workspaces",

@@ -40,14 +40,19 @@ pub(crate) fn busybox() -> PathBuf {
 
 /// The agent's image: a tar with busybox and the script.
 pub(crate) async fn root_file_system() -> Vec<u8> {
+    root_file_system_with(&[]).await
+}
+
+/// The same with more folders: name, mode, owner.
+pub(crate) async fn root_file_system_with(folders: &[(&str, u32, u64)]) -> Vec<u8> {
     let busybox = tokio::fs::read(busybox()).await.expect("busybox");
     let mut tar = Builder::new_non_terminated(Vec::new());
-    let mut add = async |path: &str, kind: EntryType, mode: u32, content: &[u8]| {
+    let mut add = async |path: &str, kind: EntryType, mode: u32, owner: u64, content: &[u8]| {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(owner);
+        header.set_gid(owner);
         header.set_mtime(0);
         header.set_size(content.len() as u64);
         tar.append_data(&mut header, path, content)
@@ -55,17 +60,33 @@ pub(crate) async fn root_file_system() -> Vec<u8> {
             .expect("an entry");
     };
     for (folder, mode) in [("bin/", 0o755), ("etc/", 0o755), ("tmp/", 0o1777)] {
-        add(folder, EntryType::Directory, mode, &[]).await;
+        add(folder, EntryType::Directory, mode, 0, &[]).await;
     }
-    add("bin/busybox", EntryType::Regular, 0o755, &busybox).await;
-    add(
-        "etc/passwd",
-        EntryType::Regular,
-        0o644,
-        b"root:x:0:0::/:/bin/sh\n",
-    )
-    .await;
-    add("agent.sh", EntryType::Regular, 0o755, SCRIPT.as_bytes()).await;
+    for (folder, mode, owner) in folders {
+        add(folder, EntryType::Directory, *mode, *owner, &[]).await;
+    }
+    let passwd = b"root:x:0:0::/:/bin/sh\n";
+    for (name, mode, content) in [
+        ("bin/busybox", 0o755, &busybox[..]),
+        ("etc/passwd", 0o644, passwd),
+        ("agent.sh", 0o755, SCRIPT.as_bytes()),
+    ] {
+        add(name, EntryType::Regular, mode, 0, content).await;
+    }
+    tar.into_inner().await.expect("an archive")
+}
+
+/// An image that has nothing but one program, which serves `/configs`.
+pub(crate) async fn shell_less_file_system() -> Vec<u8> {
+    let busybox = tokio::fs::read(busybox()).await.expect("busybox");
+    let mut tar = Builder::new_non_terminated(Vec::new());
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o755);
+    header.set_size(busybox.len() as u64);
+    tar.append_data(&mut header, "busybox", &busybox[..])
+        .await
+        .expect("an entry");
     tar.into_inner().await.expect("an archive")
 }
 
@@ -152,7 +173,8 @@ pub(crate) async fn answers(url: &str) -> bool {
     get(url, "ready").await.is_some()
 }
 
-async fn get(url: &str, path: &str) -> Option<String> {
+/// What is served at a path, if it is.
+pub(crate) async fn get(url: &str, path: &str) -> Option<String> {
     let call = async {
         let mut stream = TcpStream::connect(url.strip_prefix("http://")?)
             .await

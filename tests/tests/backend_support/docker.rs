@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::exec::StartExecResults;
-use bollard::models::{ContainerInspectResponse, ExecConfig};
+use bollard::models::{
+    ContainerInspectResponse, ExecConfig, NetworkCreateRequest, VolumeCreateRequest,
+};
 use bollard::query_parameters::{
     CreateImageOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListNetworksOptions, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -34,6 +36,7 @@ pub(crate) struct DockerFixture {
     pub(crate) instance: String,
     images: Mutex<Vec<String>>,
     containers: Mutex<Vec<String>>,
+    volumes: Mutex<Vec<String>>,
     backend: Arc<dyn WorkspaceBackend>,
 }
 
@@ -53,6 +56,95 @@ impl DockerFixture {
         self.containers.lock().unwrap().push(name.to_owned());
     }
 
+    /// Has a volume removed at the end that has no label of ours.
+    pub(crate) fn remove_later_volume(&self, name: &str) {
+        self.volumes.lock().unwrap().push(name.to_owned());
+    }
+
+    /// A volume as somebody else made it.
+    pub(crate) async fn make_volume(&self, name: &str, labels: &[(&str, &str)]) {
+        self.make_volume_of(name, labels, &[]).await;
+    }
+
+    /// The same, with options of the daemon's own driver.
+    pub(crate) async fn make_volume_of(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        options: &[(&str, &str)],
+    ) {
+        let pairs = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        self.remove_later_volume(name);
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            labels: Some(pairs(labels)),
+            driver_opts: Some(pairs(options)),
+            ..VolumeCreateRequest::default()
+        };
+        self.docker.create_volume(request).await.expect("a volume");
+    }
+
+    pub(crate) async fn has_volume(&self, name: &str) -> bool {
+        self.docker.inspect_volume(name).await.is_ok()
+    }
+
+    /// The image that agents of this fixture run.
+    pub(crate) fn image(&self) -> String {
+        self.config.images["langgraph"].clone()
+    }
+
+    /// Makes one more image, removed at the end, and answers its name.
+    pub(crate) async fn import(&self, name: &str, tar: Vec<u8>, command: &str) -> String {
+        let repo = format!("molecule/test-{name}");
+        let image = format!("{repo}:{}", self.instance);
+        self.remove_later(image.clone());
+        import_image(&self.docker, &repo, &self.instance, tar, command).await;
+        image
+    }
+
+    /// What a shell script says inside a container, as its usual user.
+    pub(crate) async fn inside(&self, container: &str, script: &str) -> String {
+        self.exec(container, script, None).await.0
+    }
+
+    /// What a shell script says inside a container, and its exit code.
+    pub(crate) async fn exec(
+        &self,
+        container: &str,
+        script: &str,
+        user: Option<&str>,
+    ) -> (String, Option<i64>) {
+        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let exec = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(text(&["/bin/busybox", "sh", "-ec", script])),
+            env: Some(text(&["B=/bin/busybox"])),
+            user: user.map(str::to_owned),
+            working_dir: Some("/configs".to_owned()),
+            ..ExecConfig::default()
+        };
+        let exec = self
+            .docker
+            .create_exec(container, exec)
+            .await
+            .expect("an exec");
+        let started = self.docker.start_exec(&exec.id, None).await;
+        let mut said = String::new();
+        if let StartExecResults::Attached { mut output, .. } = started.expect("a started exec") {
+            while let Some(line) = output.next().await {
+                said.push_str(&line.expect("output").to_string());
+            }
+        }
+        let ended = self.docker.inspect_exec(&exec.id).await.expect("its end");
+        (said, ended.exit_code)
+    }
+
     /// A backend with this fixture's image, and changes.
     pub(crate) fn backend_with(
         &self,
@@ -62,6 +154,26 @@ impl DockerFixture {
         let mut config = self.config.clone();
         change(&mut config);
         Arc::new(DockerBackend::connect(config, instance.to_owned()).expect("a backend"))
+    }
+
+    /// Makes the network of this fixture before a backend does.
+    pub(crate) async fn make_network(&self) {
+        let request = NetworkCreateRequest {
+            name: self.config.network.clone(),
+            ..NetworkCreateRequest::default()
+        };
+        let made = self.docker.create_network(request).await;
+        made.expect("a network");
+    }
+
+    /// Removes a network before the end: a daemon has room for a few dozen only.
+    pub(crate) async fn remove_network(&self, name: &str) {
+        let networks = self.docker.list_networks(None::<ListNetworksOptions>).await;
+        for network in networks.expect("networks") {
+            if let Some(id) = network.id.filter(|_| network.name.as_deref() == Some(name)) {
+                let _ = self.docker.remove_network(&id).await;
+            }
+        }
     }
 
     pub(crate) async fn inspect(&self, name: &str) -> ContainerInspectResponse {
@@ -159,9 +271,13 @@ impl Fixture for DockerFixture {
             instance,
             images: Mutex::new(vec![image]),
             containers: Mutex::default(),
+            volumes: Mutex::default(),
             backend: Arc::new(backend),
         };
-        import_image(&fixture.docker, &fixture.instance).await;
+        let tar = agent::root_file_system().await;
+        let command = r#"["/bin/busybox", "sh", "/agent.sh"]"#;
+        let (docker, tag) = (&fixture.docker, &fixture.instance);
+        import_image(docker, "molecule/test-agent", tag, tar, command).await;
         Some(fixture)
     }
 
@@ -204,27 +320,9 @@ impl Fixture for DockerFixture {
     }
 
     async fn script(&self, workspace: Uuid, script: &str) {
-        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let exec = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(text(&["/bin/busybox", "sh", "-ec", script])),
-            env: Some(text(&["B=/bin/busybox"])),
-            user: Some("1000:1000".to_owned()),
-            working_dir: Some("/configs".to_owned()),
-            ..ExecConfig::default()
-        };
         let name = format!("ws-{workspace}");
-        let exec = self.docker.create_exec(&name, exec).await.expect("an exec");
-        let started = self.docker.start_exec(&exec.id, None).await;
-        let mut said = String::new();
-        if let StartExecResults::Attached { mut output, .. } = started.expect("a started exec") {
-            while let Some(line) = output.next().await {
-                said.push_str(&line.expect("output").to_string());
-            }
-        }
-        let ended = self.docker.inspect_exec(&exec.id).await.expect("its end");
-        assert_eq!(ended.exit_code, Some(0), "{script}: {said}");
+        let (said, code) = self.exec(&name, script, Some("1000:1000")).await;
+        assert_eq!(code, Some(0), "{script}: {said}");
     }
 
     fn config_path(&self, _: Uuid) -> String {
@@ -237,6 +335,7 @@ impl Drop for DockerFixture {
         let rest = Rest {
             instances: [self.instance.clone(), self.other_instance()],
             containers: std::mem::take(&mut *self.containers.lock().unwrap()),
+            volumes: std::mem::take(&mut *self.volumes.lock().unwrap()),
             images: std::mem::take(&mut *self.images.lock().unwrap()),
         };
         let Ok(docker) = connect(&daemon_socket()) else {
@@ -257,12 +356,13 @@ impl Drop for DockerFixture {
 struct Rest {
     instances: [String; 2],
     containers: Vec<String>,
+    volumes: Vec<String>,
     images: Vec<String>,
 }
 
 impl Rest {
     async fn remove(self, docker: &Docker) {
-        let (mut containers, mut volumes) = (self.containers, Vec::new());
+        let (mut containers, mut volumes) = (self.containers, self.volumes);
         for instance in &self.instances {
             for (name, container) in objects_of(docker, instance).await {
                 if container {
@@ -305,16 +405,13 @@ fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
     Docker::connect_with_unix(socket, 60, bollard::API_DEFAULT_VERSION)
 }
 
-/// Makes an image out of busybox and the agent script.
-async fn import_image(docker: &Docker, tag: &str) {
-    let tar = agent::root_file_system().await;
+/// Makes an image out of a file system.
+async fn import_image(docker: &Docker, repo: &str, tag: &str, tar: Vec<u8>, command: &str) {
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
-        .repo("molecule/test-agent")
+        .repo(repo)
         .tag(tag)
-        .changes(vec![
-            r#"CMD ["/bin/busybox", "sh", "/agent.sh"]"#.to_owned(),
-        ])
+        .changes(vec![format!("CMD {command}")])
         .build();
     let body = bollard::body_full(tar.into());
     let mut progress = docker.create_image(Some(options), Some(body), None);

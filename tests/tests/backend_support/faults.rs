@@ -22,6 +22,8 @@ const USUAL: &[Step] = &[
     (Method::POST, "/networks/create", 0),
     (Method::GET, "/networks", 1),
     (Method::GET, "/images/*/json", 0),
+    (Method::GET, "/volumes/ws-*-configs", 0),
+    (Method::GET, "/volumes/ws-*-configs", 1),
     (Method::POST, "/volumes/create", 0),
     (Method::POST, "/volumes/create", 1),
     (Method::GET, "/containers/ws-*/json", 0),
@@ -69,9 +71,15 @@ async fn start_with(
 ) -> BackendError {
     let what = format!("{method} {path} #{nth} {fault:?}");
     let proxy = Proxy::start(&daemon_socket());
+    // A daemon has room for a few dozen networks: one of its own only for those calls
+    // that are about it.
+    let mut network = fixture.config.network.clone();
+    if path.starts_with("/networks") {
+        network = format!("{network}-{}", spec.workspace_id.simple());
+    }
     let backend = fixture.backend_with(&fixture.instance, |config| {
         config.host = Some(proxy.address());
-        config.network = format!("{}-{}", config.network, spec.workspace_id.simple());
+        config.network.clone_from(&network);
         config.timeout_secs = timeout_secs;
     });
     let rule = Rule::once(method.clone(), path, *nth, fault);
@@ -79,17 +87,21 @@ async fn start_with(
     proxy.add(rule);
 
     let cancel = CancellationToken::new();
-    let watch = async {
-        let seen = tokio::time::timeout(Duration::from_secs(30), reached.notified()).await;
-        assert!(seen.is_ok(), "{what}: the start never made this call");
-        if then == Then::Cancel {
-            cancel.cancel();
-        }
-    };
-    let (started, ()) = tokio::join!(backend.start(spec, &cancel), watch);
-    let Err(error) = started else {
+    let mut start = std::pin::pin!(backend.start(spec, &cancel));
+    tokio::select! {
+        biased;
+        () = reached.notified() => {}
+        ended = &mut start => panic!("{what}: the start never made this call: {ended:?}"),
+    }
+    if then == Then::Cancel {
+        cancel.cancel();
+    }
+    let Err(error) = start.await else {
         panic!("{what}: the start succeeded")
     };
+    if network != fixture.config.network {
+        fixture.remove_network(&network).await;
+    }
     let left = fixture.objects(Some(spec.workspace_id)).await;
     assert!(left.is_empty(), "{what}: {left:?} left after {error:?}");
     error
@@ -99,6 +111,7 @@ async fn fail_each(tier: u8, timeout_secs: u64, steps: &[Step], fault: Fault, th
     let Some(fixture) = DockerFixture::new().await else {
         return;
     };
+    fixture.make_network().await;
     futures_util::stream::iter(steps)
         .for_each_concurrent(SIDE_BY_SIDE, |step| {
             let fixture = &fixture;

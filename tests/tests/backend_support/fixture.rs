@@ -55,6 +55,7 @@ pub(crate) fn spec() -> StartSpec {
             ("PRIVATE_KEY".to_owned(), SECRET_LINES.into()),
         ],
         template_dir: None,
+        template_root: None,
         files: vec![
             file("config.yaml", "name: test\n", 0o644),
             file(".auth_token", SECRET, 0o600),

@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     Echo,
     /// Status 200 and a body that is no JSON.
     Garbage,
+    /// Status 200 and this body.
+    #[allow(dead_code, reason = "not every suite needs it")]
+    Says(&'static str),
     /// Status 404 of a web server that is no Docker daemon.
     Page,
     /// Status 200 and a body without end.
@@ -37,11 +40,16 @@ pub(crate) enum Fault {
     Hang,
     /// It is done after this time, whether or not anybody still listens.
     Late(Duration),
+    /// A removal that is already in progress, and ends after this time.
+    Removing(Duration),
+    /// The daemon gets the second text where the first one was.
+    Edit(&'static str, &'static str),
 }
 
 /// Which call goes wrong, and how.
 pub(crate) struct Rule {
-    method: Method,
+    /// Any, without one.
+    method: Option<Method>,
     path: &'static str,
     /// So many matching calls pass first.
     skip: usize,
@@ -56,12 +64,20 @@ impl Rule {
     /// which are separated by `*`.
     pub(crate) fn once(method: Method, path: &'static str, nth: usize, fault: Fault) -> Self {
         Self {
-            method,
+            method: Some(method),
             path,
             skip: nth,
             times: 1,
             fault,
             reached: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The `nth` call (from 0) of all calls.
+    pub(crate) fn nth(nth: usize, fault: Fault) -> Self {
+        Self {
+            method: None,
+            ..Self::once(Method::GET, "", nth, fault)
         }
     }
 
@@ -80,7 +96,7 @@ impl Rule {
 
     fn matches(&self, method: &Method, path: &str) -> bool {
         let mut rest = path;
-        method == self.method
+        self.method.as_ref().is_none_or(|wanted| method == wanted)
             && self.path.split('*').all(|part| match rest.find(part) {
                 Some(at) => {
                     rest = &rest[at + part.len()..];
@@ -183,6 +199,10 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
             ))
         }
         Fault::Garbage => Ok(answer(200, "<html>not a daemon".to_owned())),
+        Fault::Says(text) => {
+            request.into_body().collect().await?;
+            Ok(answer(200, text.to_owned()))
+        }
         Fault::Page => Ok(answer(404, "404 page not found".to_owned())),
         Fault::Endless => Ok(Response::new(endless())),
         Fault::Cut => Err(anyhow::anyhow!("cut")),
@@ -192,6 +212,29 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
             Err(anyhow::anyhow!("cut"))
         }
         Fault::Hang => std::future::pending().await,
+        Fault::Removing(time) => {
+            let daemon = state.daemon.clone();
+            let request = request.map(boxed);
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                forward(&daemon, request).await
+            });
+            let text = "removal of container x is already in progress";
+            Ok(answer(
+                409,
+                serde_json::json!({ "message": text }).to_string(),
+            ))
+        }
+        Fault::Edit(wanted, other) => {
+            let (mut head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let body = String::from_utf8(body.to_vec())?.replace(wanted, other);
+            head.headers.remove(hyper::header::CONTENT_LENGTH);
+            let body = Full::new(Bytes::from(body))
+                .map_err(anyhow::Error::from)
+                .boxed();
+            forward(&state.daemon, Request::from_parts(head, body)).await
+        }
         Fault::Late(time) => {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();

@@ -11,7 +11,8 @@ use crate::process::{Deployment, ServerProcess};
 
 /// Set to 1 to leave out the tests that need a Docker daemon, knowingly.
 const SKIP_VARIABLE: &str = "MOLECULE_TEST_SKIP_DOCKER";
-const IMAGE: &str = "molecule/echo-agent:dev";
+/// What the agents of these tests run.
+pub(crate) const IMAGE: &str = "molecule/echo-agent:dev";
 
 pub(crate) fn docker_is_wanted() -> bool {
     let skipped = std::env::var(SKIP_VARIABLE).is_ok_and(|value| value == "1");
@@ -22,8 +23,14 @@ pub(crate) fn docker_is_wanted() -> bool {
 }
 
 pub(crate) fn docker(args: &[&str]) -> String {
+    docker_at(&[], args)
+}
+
+/// As [`docker`], with options before the command, such as another daemon.
+pub(crate) fn docker_at(options: &[&str], args: &[&str]) -> String {
+    let args = [options, args].concat();
     let output = Command::new("docker")
-        .args(args)
+        .args(&args)
         .output()
         .expect("the docker command");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -38,7 +45,7 @@ pub(crate) fn docker(args: &[&str]) -> String {
 }
 
 /// The image of the echo agent, made from this tree when it is not there.
-fn have_image() {
+pub(crate) fn have_image() {
     let present = Command::new("docker")
         .args(["image", "inspect", IMAGE])
         .output();

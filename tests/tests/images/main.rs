@@ -20,6 +20,7 @@ mod credentials;
 mod decline;
 mod faults;
 mod fleet;
+mod local_build;
 mod pins;
 mod progress;
 mod registry;

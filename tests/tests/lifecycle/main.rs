@@ -3,6 +3,7 @@
 use molecule_tests::support;
 
 mod budget;
+mod deadlocks;
 mod external;
 mod hierarchy;
 mod interleavings;

@@ -77,6 +77,11 @@ on_both_engines! {
             assert_eq!((reply.status, reply.json()["config_dir"].as_str()), (200, Some(config_dir)), "{body}");
             started_times(&app, &agent.id, 2).await;
             let spec = app.backend.starts_of(&agent.id).pop().expect("a start");
+            // The backend looks again whether it still lies where templates do
+            if let Some(dir) = &spec.template_dir {
+                let root = spec.template_root.as_deref().expect("a root").canonicalize().expect("a folder");
+                assert!(dir.starts_with(&root) && *dir != root, "{dir:?} {root:?}");
+            }
             let copied = spec.template_dir.and_then(|dir| Some(dir.file_name()?.to_str()?.to_owned()));
             assert_eq!(copied.unwrap_or_default(), folder, "{body}");
         }

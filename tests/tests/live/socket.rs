@@ -116,6 +116,51 @@ on_both_engines! {
         app.shutdown().await;
     }
 
+    async fn a_ticket_ends_with_the_token_that_asked_for_it(engine: Engine) {
+        let app = strict(engine).start().await;
+        let agent = Agent::online(&app, json!({ "name": "one" })).await;
+        let minted = app.post("/org/tokens", json!({ "name": "ops" })).bearer(ADMIN).send().await.json();
+        let org = minted["auth_token"].as_str().expect("a token");
+        let own = format!("/workspaces/{}/tokens", agent.id);
+        let second = app.post(&own, json!({})).bearer(ADMIN).send().await.json();
+        let other = second["auth_token"].as_str().expect("a token");
+        let ticket = async |bearer: &str, body| {
+            let reply = app.post("/ws/ticket", body).bearer(bearer).send().await;
+            format!("/ws?ticket={}", reply.json()["ticket"].as_str().expect("a ticket"))
+        };
+        let open = async |path: String| Socket::open(&app, &path, &[("origin", PAGE)]).await;
+        let scoped = json!({ "workspace_id": agent.id });
+        // Given sockets by tickets of three tokens, and tickets that nobody used yet
+        let mut canvas = open(ticket(org, json!({})).await).await.expect("a socket");
+        let mut view = open(ticket(other, scoped.clone()).await).await.expect("a socket");
+        let mut stays = open(ticket(ADMIN, json!({})).await).await.expect("a socket");
+        let mut agents = open(ticket(&agent.token, scoped.clone()).await).await.expect("a socket");
+        let unused = [ticket(org, json!({})).await, ticket(other, scoped).await];
+
+        // When two of the tokens are revoked
+        let revoked = format!("/org/tokens/{}", minted["id"].as_str().expect("an id"));
+        assert_eq!(app.delete(&revoked).bearer(ADMIN).send().await.status, 200);
+        let listed = app.get(&own).bearer(ADMIN).send().await.json();
+        let tokens = listed["tokens"].as_array().cloned().unwrap_or_default();
+        let mine = tokens.iter().find(|token| other.starts_with(token["prefix"].as_str().unwrap_or("-")));
+        let revoked = format!("{own}/{}", mine.expect("listed")["id"].as_str().expect("an id"));
+        assert_eq!(app.delete(&revoked).bearer(ADMIN).send().await.status, 200);
+
+        // Then what they opened ends, what they asked for opens nothing, and others stay
+        let ended = Said::Closed(1008, "credentials are no longer valid".to_owned());
+        assert_eq!(canvas.end().await, ended);
+        assert_eq!(view.end().await, ended);
+        for path in unused {
+            let refused = open(path).await.err();
+            let body = json!({ "error": "invalid or expired ticket" }).to_string();
+            assert_eq!(refused, Some((401, body)));
+        }
+        agent.beat(&app, json!({ "current_task": "still here" })).send().await;
+        stays.wait_for("TASK_UPDATED", &agent.id).await;
+        agents.wait_for("TASK_UPDATED", &agent.id).await;
+        app.shutdown().await;
+    }
+
     async fn a_removed_workspace_closes_its_socket_and_no_other(engine: Engine) {
         let app = strict(engine).start().await;
         let leaver = Agent::online(&app, json!({ "name": "leaver" })).await;

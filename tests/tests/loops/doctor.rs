@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::rounds::{only, sql_time, wait_for_lead};
 
 /// Runs the command on a database; its exit code and what it said.
-fn doctor(url: &str, change: impl FnOnce(&mut Value)) -> (Option<i32>, String) {
+pub(crate) fn doctor(url: &str, change: impl FnOnce(&mut Value)) -> (Option<i32>, String) {
     let dir = TempDir::new().expect("a temporary directory");
     let mut config = json!({
         "environment": "development",
@@ -40,7 +40,7 @@ fn doctor(url: &str, change: impl FnOnce(&mut Value)) -> (Option<i32>, String) {
 
 /// Fails unless a line of this kind says this, and the next one gives advice.
 #[track_caller]
-fn assert_says(said: &str, line: &str, advice: &str) {
+pub(crate) fn assert_says(said: &str, line: &str, advice: &str) {
     let mut lines = said.lines().skip_while(|found| !found.contains(line));
     assert!(lines.next().is_some(), "no {line:?} in\n{said}");
     if !advice.is_empty() {

@@ -21,8 +21,10 @@ pub(crate) fn only(engine: Engine, change: impl FnOnce(&mut Cadence)) -> TestApp
     strict(engine).cadence(|cadence| {
         cadence.liveness = NEVER;
         cadence.health = NEVER;
+        cadence.told_health = NEVER;
         cadence.hibernation = NEVER;
         cadence.tokens = NEVER;
+        cadence.orphans = NEVER;
         change(cadence);
     })
 }

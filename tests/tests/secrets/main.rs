@@ -4,6 +4,7 @@ mod commands;
 mod global;
 mod leaks;
 mod model;
+mod others;
 mod requests;
 mod restarts;
 mod rotation;

@@ -8,38 +8,41 @@ use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
 statement!(
     INSERT,
-    "INSERT INTO websocket_tickets (ticket_hash, workspace_id, expires_at) VALUES ($1, $2, $3)"
+    "INSERT INTO websocket_tickets (ticket_hash, workspace_id, expires_at, issued_to)
+     VALUES ($1, $2, $3, $4)"
 );
 
 pub(in crate::auth) async fn insert(
     tx: &mut Tx,
     hash: &TokenHash,
-    workspace: Option<Uuid>,
-    expires_at: DateTime<Utc>,
+    ticket: &TicketRow,
 ) -> sqlx::Result<()> {
     with_tx!(tx, |conn| sqlx::query(INSERT)
         .bind(hash.as_bytes())
-        .bind(workspace)
-        .bind(expires_at)
+        .bind(ticket.workspace_id)
+        .bind(ticket.expires_at)
+        .bind(&ticket.issued_to)
         .execute(conn)
         .await
         .map(drop))
 }
 
-/// A ticket that was just used.
+/// A ticket that is not used yet, or was just used.
 pub(in crate::auth) struct TicketRow {
     pub(in crate::auth) workspace_id: Option<Uuid>,
     pub(in crate::auth) expires_at: DateTime<Utc>,
+    pub(in crate::auth) issued_to: Option<String>,
 }
 from_row!(TicketRow {
     workspace_id,
-    expires_at
+    expires_at,
+    issued_to
 });
 
 statement!(
     /// Of several who come at once, on whatever server, one gets the row.
     TAKE,
-    "DELETE FROM websocket_tickets WHERE ticket_hash = $1 RETURNING workspace_id, expires_at"
+    "DELETE FROM websocket_tickets WHERE ticket_hash = $1 RETURNING workspace_id, expires_at, issued_to"
 );
 
 pub(in crate::auth) async fn take(db: &Db, hash: &TokenHash) -> sqlx::Result<Option<TicketRow>> {

@@ -1,22 +1,36 @@
 //! The tar stream that brings a workspace's files into its container.
+//!
+//! One thread reads the files and writes the archive, piece by piece, into a channel
+//! that holds a few pieces. So a large template needs no more memory than a small
+//! one.
 
-use std::collections::HashSet;
+mod tar;
+
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use tokio::io::{AsyncWrite, DuplexStream};
-use tokio_tar::{Builder, EntryType, Header};
-use tokio_util::io::ReaderStream;
+use futures_util::{Stream, stream};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::backend::StartSpec;
-use crate::backend::template::{self, TemplateEntry, TemplateError};
+use self::tar::TarWriter;
+use crate::backend::template::{self, Receiver, Template, TemplateError, TemplateFile};
+use crate::backend::{Phase, StartSpec};
 
-/// The user that agents run as.
-const AGENT_ID: u64 = 1000;
-const FOLDER_MODE: u32 = 0o755;
-/// How much may be in flight between writer and upload.
-const BUFFER_BYTES: usize = 256 * 1024;
+/// How many pieces may be in flight between writer and upload.
+const PIECES: usize = 4;
+/// Smaller archives are told as a whole.
+const TELL_ABOVE: u64 = 8 * 1024 * 1024;
+/// Percent between two signs of life.
+const TELL_EVERY: u64 = 5;
+/// Files that only the agent may read, whatever the template says.
+const PRIVATE: &[&str] = &[".auth_token", ".platform_inbound_secret"];
+const PRIVATE_MODE: u32 = 0o600;
 
 /// Why the files could not be brought along.
 #[derive(Debug, thiserror::Error)]
@@ -28,152 +42,194 @@ pub(super) enum ArchiveError {
     Abandoned,
 }
 
-impl From<io::Error> for ArchiveError {
-    fn from(_: io::Error) -> Self {
-        Self::Abandoned
-    }
+/// What an archive holds.
+pub(super) struct Content {
+    /// Folders at its root, to be handed to the agent.
+    pub(super) folders: Vec<String>,
+    /// Where template and files go: empty, or a folder name with a slash.
+    pub(super) prefix: &'static str,
+    /// A folder that is copied first.
+    pub(super) template: Option<PathBuf>,
+    /// Whose files go there.
+    pub(super) spec: Option<Arc<StartSpec>>,
 }
 
-/// The two ends of an archive: what is written into the first comes out of the
-/// second.
-pub(super) fn pipe() -> (
-    DuplexStream,
+/// An archive that is being written.
+pub(super) struct Writing {
+    /// Ends well only after the whole archive went out.
+    pub(super) task: JoinHandle<Result<(), ArchiveError>>,
+    /// Bytes that went out so far.
+    pub(super) moved: Arc<AtomicU64>,
+    /// Ends the writing; for who does not read any more.
+    pub(super) stop: CancellationToken,
+}
+
+/// Begins to write an archive. The stream fails, so that half an archive never looks
+/// like a whole one, when the content cannot be read.
+pub(super) fn write(
+    content: Content,
+) -> (
+    Writing,
     impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) {
-    let (writer, reader) = tokio::io::duplex(BUFFER_BYTES);
-    (
-        writer,
-        ReaderStream::with_capacity(reader, BUFFER_BYTES).boxed(),
-    )
+    let (pieces, mut received) = mpsc::channel(PIECES);
+    let (moved, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+    let outlet = Outlet {
+        pieces,
+        moved: Arc::clone(&moved),
+        stop: stop.clone(),
+        runtime: Handle::current(),
+    };
+    let task = tokio::task::spawn_blocking(move || content.write(outlet));
+    let stream = stream::poll_fn(move |context| received.poll_recv(context));
+    (Writing { task, moved, stop }, stream)
 }
 
-/// What an archive holds.
-pub(super) struct Content<'a> {
-    /// Folders at its root, to be handed to the agent.
-    pub(super) folders: &'a [&'a str],
-    /// Where template and files go: empty, or a folder name with a slash.
-    pub(super) prefix: &'a str,
-    /// Whose template and files go there.
-    pub(super) spec: Option<&'a StartSpec>,
+/// Where the pieces of an archive go.
+pub(super) struct Outlet {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    moved: Arc<AtomicU64>,
+    stop: CancellationToken,
+    runtime: Handle,
 }
 
-impl Content<'_> {
-    /// Writes the archive.
-    pub(super) async fn write<W>(&self, out: W) -> Result<(), ArchiveError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
-        let mut archive = Archive::new(out);
-        for folder in self.folders {
-            archive.folder(folder).await?;
+impl Outlet {
+    /// Waits until there is room. Must not be called on a thread of the runtime.
+    fn send(&self, piece: io::Result<Bytes>) -> Result<(), ArchiveError> {
+        let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
+        let sent = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => false,
+                sent = self.pieces.send(piece) => sent.is_ok(),
+            }
+        });
+        if sent {
+            self.moved.fetch_add(bytes, Ordering::Relaxed);
+            Ok(())
+        } else {
+            Err(ArchiveError::Abandoned)
         }
-        if let Some(spec) = self.spec {
-            self.write_template(&mut archive, spec).await?;
-            self.write_files(&mut archive, spec).await?;
-        }
-        archive.finish().await
     }
+}
 
-    async fn write_template<W>(
-        &self,
-        archive: &mut Archive<W>,
-        spec: &StartSpec,
-    ) -> Result<(), ArchiveError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
-        let Some(root) = spec.template_dir.clone() else {
-            return Ok(());
-        };
-        for entry in off_thread(move || template::walk(&root)).await? {
-            match entry {
-                TemplateEntry::Folder(name) => {
-                    archive.folder(&format!("{}{name}", self.prefix)).await?;
-                }
-                TemplateEntry::File(file) => {
-                    let (name, mode) = (format!("{}{}", self.prefix, file.name), file.mode);
-                    let content = off_thread(move || file.read()).await?;
-                    archive.file(&name, mode, &content).await?;
-                }
+impl Content {
+    fn write(self, outlet: Outlet) -> Result<(), ArchiveError> {
+        let mut tar = TarWriter::new(outlet);
+        let written = self.write_all(&mut tar);
+        match written {
+            Ok(()) => tar.finish(),
+            Err(error) => {
+                // Whoever reads may be gone; the first error is the one to tell.
+                let _ = tar.fail();
+                Err(error)
             }
         }
-        Ok(())
     }
 
-    async fn write_files<W>(
-        &self,
-        archive: &mut Archive<W>,
-        spec: &StartSpec,
-    ) -> Result<(), ArchiveError>
-    where
-        W: AsyncWrite + Unpin + Send,
-    {
+    fn write_all(&self, tar: &mut TarWriter) -> Result<(), ArchiveError> {
+        for folder in &self.folders {
+            tar.folder(folder)?;
+        }
+        let Some(spec) = &self.spec else {
+            return Ok(());
+        };
+        if let Some(root) = &self.template {
+            let template = Template::open(root, spec.template_root.as_deref())?;
+            let total = template.measure()?;
+            template.deliver(&mut Copying {
+                tar,
+                prefix: self.prefix,
+                told: Told {
+                    spec,
+                    total,
+                    done: 0,
+                    percent: 0,
+                },
+            })?;
+        }
         for file in &spec.files {
             let name = template::check_name(&file.path)?;
             for parent in template::parents(name) {
-                archive.folder(&format!("{}{parent}", self.prefix)).await?;
+                tar.folder(&format!("{}{parent}", self.prefix))?;
             }
-            let name = format!("{}{name}", self.prefix);
-            archive
-                .file(&name, file.mode & 0o777, &file.content)
-                .await?;
+            let mode = mode_of(name, file.mode & 0o777);
+            tar.file(&format!("{}{name}", self.prefix), mode, &file.content)?;
         }
         Ok(())
     }
 }
 
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, TemplateError> + Send + 'static,
-) -> Result<T, ArchiveError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(ArchiveError::Abandoned),
+fn mode_of(name: &str, mode: u32) -> u32 {
+    if PRIVATE.contains(&name) {
+        PRIVATE_MODE
+    } else {
+        mode
     }
 }
 
-struct Archive<W: AsyncWrite + Unpin + Send> {
-    // The other constructor ends the archive when it is dropped, and would make
-    // half an archive look whole.
-    builder: Builder<W>,
-    folders: HashSet<String>,
+/// Copies a template into an archive.
+struct Copying<'a> {
+    tar: &'a mut TarWriter,
+    prefix: &'static str,
+    told: Told<'a>,
 }
 
-impl<W: AsyncWrite + Unpin + Send> Archive<W> {
-    fn new(out: W) -> Self {
-        Self {
-            builder: Builder::new_non_terminated(out),
-            folders: HashSet::new(),
+impl Receiver for Copying<'_> {
+    type Error = ArchiveError;
+
+    fn folder(&mut self, name: &str) -> Result<(), ArchiveError> {
+        self.tar.folder(&format!("{}{name}", self.prefix))
+    }
+
+    fn file(&mut self, file: TemplateFile<'_>) -> Result<(), ArchiveError> {
+        let mut source = file.open()?;
+        let name = format!("{}{}", self.prefix, file.name);
+        let mode = mode_of(file.name, source.mode());
+        self.tar.begin_file(&name, mode, source.len())?;
+        let mut more = true;
+        while more {
+            let buffer = self.tar.buffer()?;
+            let before = buffer.len();
+            more = source.read(buffer)?;
+            let read = buffer.len() - before;
+            self.told.add(read as u64);
         }
+        self.tar.end_file(source.len())
     }
+}
 
-    async fn folder(&mut self, name: &str) -> Result<(), ArchiveError> {
-        if self.folders.insert(name.to_owned()) {
-            let mut header = header(EntryType::Directory, FOLDER_MODE, 0);
-            self.builder
-                .append_data(&mut header, format!("{name}/"), &[][..])
-                .await?;
+/// Tells how much of a large template is copied.
+struct Told<'a> {
+    spec: &'a StartSpec,
+    total: u64,
+    done: u64,
+    percent: u64,
+}
+
+impl Told<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.done += bytes;
+        if self.total < TELL_ABOVE {
+            return;
         }
-        Ok(())
-    }
-
-    async fn file(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<(), ArchiveError> {
-        let mut header = header(EntryType::Regular, mode, content.len() as u64);
-        Ok(self.builder.append_data(&mut header, name, content).await?)
-    }
-
-    async fn finish(self) -> Result<(), ArchiveError> {
-        let mut out = self.builder.into_inner().await?;
-        Ok(tokio::io::AsyncWriteExt::shutdown(&mut out).await?)
+        let percent = (self.done.saturating_mul(100) / self.total).min(100);
+        if percent < self.percent + TELL_EVERY {
+            return;
+        }
+        self.percent = percent;
+        let megabytes = |bytes: u64| bytes >> 20;
+        self.spec.progress.tell(
+            Phase::Copy,
+            format!(
+                "template: {} of {} MiB",
+                megabytes(self.done),
+                megabytes(self.total)
+            ),
+            u8::try_from(percent).ok(),
+        );
     }
 }
 
-fn header(kind: EntryType, mode: u32, size: u64) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(AGENT_ID);
-    header.set_gid(AGENT_ID);
-    header.set_mtime(u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default());
-    header.set_size(size);
-    header
-}
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The shape of a workspace's container: mounts, limits, isolation.
+//! The shape of a workspace's container: mounts, network, isolation.
 
 use std::collections::HashMap;
 
@@ -9,70 +9,31 @@ use bollard::models::{
 use molecule_hooks::Secret;
 use uuid::Uuid;
 
+use super::isolation::Isolation;
 use super::names::{self, Labels};
 use crate::backend::{BackendError, StartSpec, WorkspaceAccess};
 use crate::config::backend::DockerConfig;
 
 /// Where the config volume is mounted.
 pub(super) const CONFIG_PATH: &str = "/configs";
+/// Where the volume with the sessions of Claude Code is mounted.
+pub(super) const SESSIONS_PATH: &str = "/root/.claude/sessions";
 /// Where the agent works.
 const WORKSPACE_PATH: &str = "/workspace";
+/// The socket of the daemon, on the host and in the containers that get it.
+const DAEMON_SOCKET: &str = "/var/run/docker.sock";
 /// The port agents listen on.
 pub(super) const AGENT_PORT: &str = "8000/tcp";
-
-/// Where the containers on our network reach the agent of a workspace.
-pub(super) fn agent_url(workspace: Uuid) -> String {
-    format!("http://{}:8000", names::short(workspace))
-}
-
+/// Tells an agent to listen on another port.
+pub(super) const PORT_VARIABLE: &str = "PORT";
 /// User and group of an agent that starts without any privilege to drop.
 const AGENT_USER: &str = "1000:1000";
 /// Seconds an agent gets to end when the daemon itself stops.
 const STOP_TIMEOUT_SECS: i64 = 10;
-/// What an entrypoint needs to hand folders to the agent's user and become it.
-const ENTRYPOINT_CAPABILITIES: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "SETGID",
-    "SETUID",
-    "KILL",
-    "NET_BIND_SERVICE",
-];
-/// Most processes, for tiers 1 and 2, and for 3 and 4.
-const PROCESS_LIMITS: [i64; 2] = [512, 4096];
 
-/// Isolation, as the operator means it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Tier {
-    /// Read-only and without workspace.
-    Sealed,
-    /// The usual one; also what an unknown number means.
-    Standard,
-    /// More memory and processors.
-    Large,
-    /// The most.
-    Full,
-}
-
-impl Tier {
-    pub(super) fn of(number: u8) -> Self {
-        match number {
-            1 => Self::Sealed,
-            3 => Self::Large,
-            4 => Self::Full,
-            _ => Self::Standard,
-        }
-    }
-
-    /// Which of the configured limits applies.
-    fn limit(self) -> usize {
-        match self {
-            Self::Sealed | Self::Standard => 0,
-            Self::Large => 1,
-            Self::Full => 2,
-        }
-    }
+/// Where the containers on our network reach the agent of a workspace.
+pub(super) fn agent_url(workspace: Uuid) -> String {
+    format!("http://{}:8000", names::short(workspace))
 }
 
 /// What is mounted as `/workspace`.
@@ -84,12 +45,14 @@ pub(super) enum Workspace {
 }
 
 impl Workspace {
-    pub(super) fn of(spec: &StartSpec) -> Result<Self, BackendError> {
-        let read_only = match (Tier::of(spec.tier), spec.workspace_access) {
-            (Tier::Sealed, _) => return Ok(Self::Nothing),
-            (_, WorkspaceAccess::None) => return Ok(Self::Volume),
-            (_, WorkspaceAccess::ReadOnly) => true,
-            (_, WorkspaceAccess::ReadWrite) => false,
+    pub(super) fn of(spec: &StartSpec, isolation: Isolation) -> Result<Self, BackendError> {
+        if isolation.is_sealed() {
+            return Ok(Self::Nothing);
+        }
+        let read_only = match spec.workspace_access {
+            WorkspaceAccess::None => return Ok(Self::Volume),
+            WorkspaceAccess::ReadOnly => true,
+            WorkspaceAccess::ReadWrite => false,
         };
         let Some(folder) = &spec.workspace_dir else {
             return Ok(Self::Volume);
@@ -111,41 +74,43 @@ impl Workspace {
 pub(super) struct Shape<'a> {
     pub(super) spec: &'a StartSpec,
     pub(super) config: &'a DockerConfig,
+    pub(super) isolation: Isolation,
     pub(super) image: &'a str,
+    /// Names of the volumes with configuration and sessions.
+    pub(super) configs: &'a str,
+    pub(super) sessions: Option<&'a str>,
     pub(super) workspace: &'a Workspace,
     pub(super) env: &'a [(String, Secret)],
     pub(super) labels: Labels,
-    /// Id of the network it joins.
-    pub(super) network: &'a str,
+    /// Id of the network it joins; none on the network of the host.
+    pub(super) network: Option<&'a str>,
+    /// The port of an agent on the network of the host.
+    pub(super) port: Option<u16>,
 }
 
 impl Shape<'_> {
     /// Name of the container and the request that creates it. `processors` is how
     /// many the daemon has: it refuses to promise more. Zero if unknown.
-    pub(super) fn body(self, processors: i64) -> (String, ContainerCreateBody) {
+    pub(super) fn body(mut self, processors: i64) -> (String, ContainerCreateBody) {
         let id = self.spec.workspace_id;
-        let network = self.network.to_owned();
         let endpoint = EndpointSettings {
             aliases: Some(names::containers(id).into()),
             ..EndpointSettings::default()
         };
-        let sealed = Tier::of(self.spec.tier) == Tier::Sealed;
+        if let Some(port) = self.port {
+            self.labels.insert(names::PORT.to_owned(), port.to_string());
+        }
         let body = ContainerCreateBody {
             image: Some(self.image.to_owned()),
             // Without capabilities not even root may read the agent's files or
             // become the agent's user, so it starts as that user.
-            user: sealed.then(|| AGENT_USER.to_owned()),
-            env: Some(
-                self.env
-                    .iter()
-                    .map(|(name, value)| format!("{name}={}", value.expose()))
-                    .collect(),
-            ),
-            exposed_ports: Some(vec![AGENT_PORT.to_owned()]),
+            user: self.isolation.is_sealed().then(|| AGENT_USER.to_owned()),
+            env: Some(self.env()),
+            exposed_ports: self.network.map(|_| vec![AGENT_PORT.to_owned()]),
             stop_timeout: Some(STOP_TIMEOUT_SECS),
-            host_config: Some(self.host_config(network.clone(), processors)),
-            networking_config: Some(NetworkingConfig {
-                endpoints_config: Some(HashMap::from([(network, endpoint)])),
+            host_config: Some(self.host_config(processors)),
+            networking_config: self.network.map(|network| NetworkingConfig {
+                endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
             }),
             labels: Some(self.labels),
             ..ContainerCreateBody::default()
@@ -156,12 +121,11 @@ impl Shape<'_> {
     /// Name and request of a container that is never started: it has the config
     /// volume, and unlike a sealed one a root through which that can be reached.
     pub(super) fn seed(self) -> (String, ContainerCreateBody) {
-        let mounts = self.mounts().into_iter().take(1).collect();
         let body = ContainerCreateBody {
             image: Some(self.image.to_owned()),
             host_config: Some(HostConfig {
                 network_mode: Some("none".to_owned()),
-                mounts: Some(mounts),
+                mounts: Some(vec![volume(self.configs, CONFIG_PATH)]),
                 ..HostConfig::default()
             }),
             labels: Some(self.labels),
@@ -170,105 +134,85 @@ impl Shape<'_> {
         (names::seed(self.spec.workspace_id), body)
     }
 
-    fn host_config(&self, network: String, processors: i64) -> HostConfig {
-        let tier = Tier::of(self.spec.tier);
-        let confined = tier <= Tier::Standard;
-        let sealed = tier == Tier::Sealed;
+    fn env(&self) -> Vec<String> {
+        let chosen = self.port.map(|port| format!("{PORT_VARIABLE}={port}"));
+        let others = self.env.iter();
+        others
+            .filter(|(name, _)| chosen.is_none() || name != PORT_VARIABLE)
+            .map(|(name, value)| format!("{name}={}", value.expose()))
+            .chain(chosen.clone())
+            .collect()
+    }
+
+    fn host_config(&self, processors: i64) -> HostConfig {
         let loopback = PortBinding {
             host_ip: Some("127.0.0.1".to_owned()),
             host_port: Some(String::new()), // the daemon picks one
         };
-        HostConfig {
-            network_mode: Some(network),
+        let mut host = HostConfig {
+            network_mode: self.network.map(str::to_owned),
             mounts: Some(self.mounts()),
-            port_bindings: Some(HashMap::from([(
-                AGENT_PORT.to_owned(),
-                Some(vec![loopback]),
-            )])),
+            // A port map contradicts the network of the host.
+            port_bindings: self
+                .network
+                .map(|_| HashMap::from([(AGENT_PORT.to_owned(), Some(vec![loopback]))])),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
             }),
+            // Also on the network of the host: agents are told this name.
             extra_hosts: Some(vec!["host.docker.internal:host-gateway".to_owned()]),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(pairs(&[("max-size", "10m"), ("max-file", "3")])),
             }),
             init: Some(true),
-            privileged: Some(false),
-            pids_limit: Some(PROCESS_LIMITS[usize::from(!confined)]),
-            memory: megabytes(self.config.memory_mb[tier.limit()]),
-            nano_cpus: nano_cpus(self.config.cpu_shares[tier.limit()], processors),
-            security_opt: confined.then(|| vec!["no-new-privileges:true".to_owned()]),
-            cap_drop: confined.then(|| vec!["ALL".to_owned()]),
-            cap_add: (confined && !sealed).then(|| {
-                ENTRYPOINT_CAPABILITIES
-                    .iter()
-                    .map(|name| (*name).to_owned())
-                    .collect()
-            }),
-            readonly_rootfs: Some(sealed),
-            tmpfs: sealed.then(|| pairs(&[("/tmp", "rw,noexec,nosuid,size=64m")])),
             ..HostConfig::default()
-        }
+        };
+        self.isolation.apply(&mut host, self.config, processors);
+        host
     }
 
     fn mounts(&self) -> Vec<Mount> {
         let id = self.spec.workspace_id;
-        let mount = |typ, source: String, target: &str, read_only| Mount {
-            typ: Some(typ),
-            source: Some(source),
-            target: Some(target.to_owned()),
-            read_only: Some(read_only),
-            ..Mount::default()
-        };
-        let configs = mount(
-            MountType::VOLUME,
-            names::config_volume(id),
-            CONFIG_PATH,
-            false,
-        );
         let workspace = match self.workspace {
             Workspace::Nothing => None,
-            Workspace::Volume => Some(mount(
-                MountType::VOLUME,
-                names::workspace_volume(id),
-                WORKSPACE_PATH,
-                false,
-            )),
-            Workspace::Folder { path, read_only } => Some(mount(
-                MountType::BIND,
-                path.clone(),
-                WORKSPACE_PATH,
-                *read_only,
-            )),
+            Workspace::Volume => Some(volume(&names::workspace_volume(id), WORKSPACE_PATH)),
+            Workspace::Folder { path, read_only } => Some(folder(path, WORKSPACE_PATH, *read_only)),
         };
-        std::iter::once(configs).chain(workspace).collect()
+        let socket = || folder(DAEMON_SOCKET, DAEMON_SOCKET, false);
+        std::iter::once(volume(self.configs, CONFIG_PATH))
+            .chain(self.sessions.map(|name| volume(name, SESSIONS_PATH)))
+            .chain(workspace)
+            .chain(self.isolation.is_on_host().then(socket))
+            .collect()
     }
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+fn volume(name: &str, target: &str) -> Mount {
+    mount(MountType::VOLUME, name, target, false)
+}
+
+/// Unlike a volume, a folder of the host has to exist.
+fn folder(path: &str, target: &str, read_only: bool) -> Mount {
+    mount(MountType::BIND, path, target, read_only)
+}
+
+fn mount(typ: MountType, source: &str, target: &str, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(typ),
+        source: Some(source.to_owned()),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        ..Mount::default()
+    }
+}
+
+pub(super) fn pairs(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
-}
-
-fn megabytes(count: i64) -> Option<i64> {
-    (count > 0).then(|| count.saturating_mul(1024 * 1024))
-}
-
-fn nano_cpus(shares: i64, processors: i64) -> Option<i64> {
-    const PER_CPU: i64 = 1_000_000_000;
-    if shares <= 0 {
-        return None;
-    }
-    let wanted = shares.saturating_mul(PER_CPU) / 1024;
-    Some(if processors > 0 {
-        wanted.min(processors.saturating_mul(PER_CPU))
-    } else {
-        wanted
-    })
 }
 
 #[cfg(test)]
@@ -283,6 +227,7 @@ mod tests {
             platform_url: String::new(),
             env: Vec::new(),
             template_dir: None,
+            template_root: None,
             files: Vec::new(),
             workspace_dir: dir.map(Into::into),
             workspace_access: access,
@@ -293,55 +238,85 @@ mod tests {
         }
     }
 
-    fn host_config(tier: u8) -> HostConfig {
+    fn body(tier: u8, trusted: bool, sessions: Option<&str>) -> ContainerCreateBody {
         let spec = spec(tier, WorkspaceAccess::None, None);
+        let isolation = Isolation::of(tier, trusted);
+        let on_host = isolation.is_on_host();
+        let env = [(PORT_VARIABLE.to_owned(), Secret::new("1"))];
         let shape = Shape {
             spec: &spec,
             config: &DockerConfig::default(),
+            isolation,
             image: "image",
-            network: "network",
-            workspace: &Workspace::of(&spec).unwrap(),
-            env: &[],
+            configs: "old-configs",
+            sessions,
+            network: (!on_host).then_some("network"),
+            port: on_host.then_some(20_001),
+            workspace: &Workspace::of(&spec, isolation).unwrap(),
+            env: &env,
             labels: Labels::new(),
         };
-        shape.body(2).1.host_config.unwrap()
+        shape.body(2).1
+    }
+
+    fn targets(body: &ContainerCreateBody) -> Vec<&str> {
+        let host = body.host_config.as_ref().unwrap();
+        let mounts = host.mounts.as_ref().unwrap();
+        mounts
+            .iter()
+            .map(|mount| mount.target.as_deref().unwrap())
+            .collect()
     }
 
     #[test]
-    fn the_lowest_tier_is_sealed() {
-        let host = host_config(1);
-        assert_eq!(host.readonly_rootfs, Some(true));
-        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
-        assert_eq!(host.cap_add, None);
-        assert_eq!(host.mounts.unwrap().len(), 1);
-        assert_eq!(host.tmpfs.unwrap()["/tmp"], "rw,noexec,nosuid,size=64m");
+    fn a_sealed_container_has_its_configuration_only() {
+        let body = body(1, true, None);
+        assert_eq!(targets(&body), ["/configs"]);
+        assert_eq!(body.user.as_deref(), Some("1000:1000"));
     }
 
     #[test]
-    fn no_tier_is_privileged_and_limits_grow() {
-        let memory = [2, 3, 4].map(|tier| host_config(tier).memory.unwrap() >> 20);
-        assert_eq!(memory, [512, 2048, 4096]);
-        for tier in 0..=5 {
-            let host = host_config(tier);
-            assert_eq!(host.privileged, Some(false));
-            assert!(host.pid_mode.is_none() && host.binds.is_none());
-            assert!(host.pids_limit > Some(0));
+    fn sessions_and_the_volume_of_an_older_server_are_mounted_under_their_names() {
+        let body = body(2, false, Some("sessions"));
+        assert_eq!(
+            targets(&body),
+            ["/configs", "/root/.claude/sessions", "/workspace"]
+        );
+        let mounts = body.host_config.unwrap().mounts.unwrap();
+        assert_eq!(mounts[0].source.as_deref(), Some("old-configs"));
+        assert_eq!(mounts[1].source.as_deref(), Some("sessions"));
+        assert!(mounts.iter().all(|mount| mount.read_only == Some(false)));
+    }
+
+    #[test]
+    fn an_agent_on_the_hosts_network_has_a_port_of_its_own_and_no_port_map() {
+        let container = body(4, true, None);
+        assert_eq!(targets(&container)[2], DAEMON_SOCKET);
+        assert_eq!(
+            container.env.as_deref(),
+            Some(&["PORT=20001".to_owned()][..])
+        );
+        assert_eq!(container.labels.as_ref().unwrap()[names::PORT], "20001");
+        assert!(container.exposed_ports.is_none() && container.networking_config.is_none());
+        let host = container.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("host"));
+        assert!(host.port_bindings.is_none());
+
+        // Any other keeps network, alias, port map and what its owner said
+        for (tier, trusted) in [(4, false), (3, true), (2, true)] {
+            let container = body(tier, trusted, None);
+            assert_eq!(container.env.as_deref(), Some(&["PORT=1".to_owned()][..]));
+            assert!(!container.labels.unwrap().contains_key(names::PORT));
+            assert!(container.exposed_ports.is_some() && container.networking_config.is_some());
+            let host = container.host_config.unwrap();
+            assert_eq!(host.network_mode.as_deref(), Some("network"));
+            assert!(host.port_bindings.is_some());
         }
-        assert_eq!(host_config(0).memory, host_config(2).memory);
-        assert!(host_config(2).security_opt.is_some() && host_config(3).security_opt.is_none());
-    }
-
-    #[test]
-    fn processors_are_promised_only_as_far_as_they_exist() {
-        assert_eq!(nano_cpus(1024, 2), Some(1_000_000_000));
-        assert_eq!(nano_cpus(4096, 2), Some(2_000_000_000));
-        assert_eq!(nano_cpus(4096, 0), Some(4_000_000_000));
-        assert_eq!(nano_cpus(0, 2), None);
     }
 
     #[test]
     fn a_host_folder_is_mounted_only_with_access() {
-        let of = |access, dir| Workspace::of(&spec(2, access, dir));
+        let of = |access, dir| Workspace::of(&spec(2, access, dir), Isolation::of(2, false));
         assert_eq!(
             of(WorkspaceAccess::None, Some("/srv")).unwrap(),
             Workspace::Volume

@@ -8,7 +8,7 @@ use bollard::Docker;
 use bollard::errors::Error;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use super::transport;
+use super::transport::{self, Endpoint};
 use crate::backend::BackendError;
 use crate::backend::scrub::Scrubber;
 use crate::config::backend::DockerConfig;
@@ -16,6 +16,7 @@ use crate::config::backend::DockerConfig;
 /// The daemon, connected to on first use.
 pub(super) struct Daemon {
     client: Docker,
+    endpoint: Endpoint,
     negotiated: OnceCell<Docker>,
     processors: OnceCell<i64>,
     network: Mutex<()>,
@@ -26,11 +27,17 @@ impl Daemon {
     pub(super) fn new(config: &DockerConfig) -> Result<Self, BackendError> {
         Ok(Self {
             client: transport::client(config)?,
+            endpoint: transport::endpoint(config)?,
             negotiated: OnceCell::new(),
             processors: OnceCell::new(),
             network: Mutex::new(()),
             timeout: Duration::from_secs(config.timeout_secs.max(1)),
         })
+    }
+
+    /// Where the daemon is, for connections of another kind than calls.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// What a usual call may take.
@@ -185,6 +192,14 @@ impl CallError {
         })
     }
 
+    /// True when the daemon ran out of space, which no other attempt will change.
+    pub(super) fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Status(_, text) if {
+            let text = text.to_lowercase();
+            text.contains("no space left on device") || text.contains("disk quota exceeded")
+        })
+    }
+
     /// True for 409.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Status(409, _))
@@ -214,16 +229,34 @@ impl CallError {
 
     /// As the error of `operation`.
     pub(super) fn into_backend(self, operation: &'static str, scrub: &Scrubber) -> BackendError {
+        let text = self.text(scrub);
+        self.into_backend_as(operation, text)
+    }
+
+    /// As the error of `operation`, after a text that says with what it happened.
+    pub(super) fn explained(
+        self,
+        operation: &'static str,
+        what: &str,
+        scrub: &Scrubber,
+    ) -> BackendError {
+        let text = format!("{what}: {}", self.text(scrub));
+        self.into_backend_as(operation, text)
+    }
+
+    fn into_backend_as(self, operation: &'static str, text: String) -> BackendError {
         match &self {
             Self::Timeout => BackendError::Timeout { operation },
             Self::Cancelled => BackendError::Cancelled,
-            Self::Status(status, _) if *status < 500 => BackendError::Failed {
-                operation,
-                reason: self.text(scrub),
-            },
+            Self::Status(status, _) if *status < 500 || self.is_disk_full() => {
+                BackendError::Failed {
+                    operation,
+                    reason: text,
+                }
+            }
             Self::Status(..) | Self::Broken(_) => BackendError::Unavailable {
                 operation,
-                source: anyhow::Error::msg(self.text(scrub)),
+                source: anyhow::Error::msg(text),
             },
         }
     }
@@ -252,6 +285,31 @@ mod tests {
         assert!(status(409, text).is_removal_in_progress());
         assert!(!status(409, "already in progress").is_removal_in_progress());
         assert!(!status(409, "removal of container failed").is_removal_in_progress());
+    }
+
+    #[test]
+    fn a_missing_volume_network_or_image_is_no_missing_container() {
+        for text in ["no such volume: x", "network x not found", "not found"] {
+            assert!(!status(404, text).is_container_missing(), "{text}");
+            assert!(!status(500, text).is_container_missing(), "{text}");
+        }
+        // What some daemons say with another status
+        assert!(status(500, "No such container: x").is_container_missing());
+        assert!(status(404, "get x: no such volume").is_volume_missing());
+        assert!(!status(409, "no such volume").is_volume_missing());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_nothing_to_wait_for() {
+        let full = "Error processing tar file: write /configs/x: no space left on device";
+        let error = status(500, full).explained("write files", "what", &Scrubber::plain());
+        assert!(!error.is_transient());
+        let text = error.to_string();
+        assert!(
+            text.contains("what: status 500") && text.contains("no space left"),
+            "{text}"
+        );
+        assert!(!status(500, "no space").is_disk_full());
     }
 
     #[test]

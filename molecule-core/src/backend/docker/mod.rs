@@ -6,18 +6,24 @@
 
 mod archive;
 mod build;
+mod changes;
 mod config_file;
+mod console;
 mod container;
 mod daemon;
+mod facts;
 mod image;
+mod isolation;
 mod names;
 mod network;
 mod objects;
 mod start;
+mod storage;
+mod terminal;
 mod transport;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,12 +34,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::daemon::{CallError, Daemon};
+use self::isolation::Isolation;
 use self::names::Labels;
-use self::objects::{Found, Removed};
+use self::objects::Found;
 use super::scrub::Scrubber;
 use super::{
-    BackendError, BackendKind, Images, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend,
+    BackendError, BackendKind, Changes, Console, Fact, Images, Instance, InstanceRef, Liveness,
+    ManagedInstance, StartSpec, Terminal, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::DockerConfig;
 
@@ -51,7 +58,11 @@ struct Inner {
     config: DockerConfig,
     instance: String,
     daemon: Daemon,
+    /// Ports of the agents that are on the network of the host, as far as known. An
+    /// entry goes with the container.
+    host_ports: Mutex<HashMap<Uuid, u16>>,
     images: image::State,
+    builds: build::Builds,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -86,12 +97,15 @@ impl DockerBackend {
             });
         }
         let daemon = Daemon::new(&config)?;
+        let builds = build::Builds::new(&config)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 images: image::State::new(&config),
                 config,
                 instance,
                 daemon,
+                host_ports: Mutex::default(),
+                builds,
             }),
             starts: TaskTracker::new(),
             closing: CancellationToken::new(),
@@ -133,18 +147,35 @@ impl WorkspaceBackend for DockerBackend {
         ended.unwrap_or_else(|_| Err(BackendError::Cancelled))
     }
 
+    fn forced_env(&self, spec: &StartSpec) -> Vec<(String, Option<String>)> {
+        let known = |(name, value)| (name, Some(value));
+        let platform = platform_env(spec, container::CONFIG_PATH);
+        let isolation = Isolation::of(spec.tier, self.inner.config.privileged_tiers);
+        let port = (container::PORT_VARIABLE.to_owned(), None);
+        platform
+            .into_iter()
+            .map(known)
+            .chain(isolation.is_on_host().then_some(port))
+            .collect()
+    }
+
     async fn stop(&self, instance: &InstanceRef) -> Result<(), BackendError> {
-        let failed = |error: CallError| error.into_backend("stop workspace", &Scrubber::plain());
+        let id = instance.workspace_id;
+        let failed = |error: CallError| {
+            let what = format!("force-remove {}", names::short(id));
+            error.explained("stop workspace", &what, &Scrubber::plain())
+        };
         let Inner {
             daemon,
             instance: ours,
             ..
         } = &*self.inner;
-        for name in names::all_containers(instance.workspace_id) {
+        for name in names::all_containers(id) {
             if let Found::Ours(id, _) = objects::find(daemon, &name, ours).await.map_err(failed)? {
                 objects::remove(daemon, &id).await.map_err(failed)?;
             }
         }
+        self.inner.note_host_port(id, None);
         Ok(())
     }
 
@@ -185,24 +216,14 @@ impl WorkspaceBackend for DockerBackend {
     }
 
     fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
-        Some(container::agent_url(workspace_id))
+        Some(match self.inner.host_port(workspace_id) {
+            Some(port) => format!("http://{}:{port}", self.platform_host()),
+            None => container::agent_url(workspace_id),
+        })
     }
 
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
-        const OPERATION: &str = "remove storage";
-        let scrub = Scrubber::plain();
-        for name in [
-            names::config_volume(workspace_id),
-            names::workspace_volume(workspace_id),
-        ] {
-            match objects::remove_volume(&self.inner.daemon, &name, &self.inner.instance).await {
-                Ok(Removed::Yes) => {}
-                Ok(Removed::InUse(error)) | Err(error) => {
-                    return Err(error.into_backend(OPERATION, &scrub));
-                }
-            }
-        }
-        Ok(())
+        self.inner.remove_storage(workspace_id).await
     }
 
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
@@ -233,6 +254,23 @@ impl WorkspaceBackend for DockerBackend {
         Some(self)
     }
 
+    fn changes(&self) -> Option<Changes> {
+        let closing = self.closing.child_token();
+        Some(changes::watch(Arc::clone(&self.inner), closing))
+    }
+
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+
+    fn terminal(&self) -> Option<&dyn Terminal> {
+        Some(self)
+    }
+
+    async fn facts(&self) -> Vec<Fact> {
+        self.inner.facts().await
+    }
+
     async fn shutdown(&self) {
         self.closing.cancel();
         self.starts.close();
@@ -242,6 +280,8 @@ impl WorkspaceBackend for DockerBackend {
         {
             tracing::warn!("a workspace start did not end in time for the shutdown");
         }
+        // After the starts, which are what builds are for.
+        self.inner.builds.shutdown(SHUTDOWN_BOUND).await;
     }
 }
 
@@ -283,6 +323,7 @@ impl Inner {
         for name in names::containers(wanted.workspace_id) {
             match objects::find(&self.daemon, &name, &self.instance).await? {
                 Found::Ours(id, container) => {
+                    self.note_host_port(wanted.workspace_id, objects::host_port(&container));
                     let meant = wanted.instance_id.as_ref().is_none_or(|known| *known == id);
                     return Ok(objects::agent_url(&container).filter(|_| meant));
                 }
@@ -319,6 +360,8 @@ impl Inner {
                 // Next to the agent's there can be one that prepares a volume.
                 if is_agent(&container, workspace) {
                     entry.running = container.state.map(is_running);
+                    let port = isolation::port_of(container.labels.as_ref());
+                    self.note_host_port(workspace, port);
                     entry.instance_id = container.id;
                 }
             }
@@ -329,6 +372,26 @@ impl Inner {
             }
         }
         Ok(found.into_values().collect())
+    }
+
+    /// Remembers at which port of the host an agent listens, or that it does not.
+    fn note_host_port(&self, workspace: Uuid, port: Option<u16>) {
+        let mut known = self
+            .host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match port {
+            Some(port) => known.insert(workspace, port),
+            None => known.remove(&workspace),
+        };
+    }
+
+    fn host_port(&self, workspace: Uuid) -> Option<u16> {
+        let known = self
+            .host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.get(&workspace).copied()
     }
 
     /// The workspace of an object, if the object is ours. Does not rely on the

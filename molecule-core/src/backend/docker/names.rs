@@ -13,6 +13,9 @@ pub(super) const WORKSPACE: &str = "molecule.workspace.id";
 /// The start that made it, so that a failed start takes back its own work only.
 pub(super) const ATTEMPT: &str = "molecule.platform.start";
 
+/// The port of an agent on the network of the host.
+pub(super) const PORT: &str = "molecule.platform.port";
+
 /// Labels as the daemon reports them.
 pub(super) type Labels = HashMap<String, String>;
 
@@ -39,14 +42,33 @@ pub(super) fn seed(workspace: Uuid) -> String {
     format!("ws-{workspace}-seed")
 }
 
-/// Volume with the agent's configuration.
-pub(super) fn config_volume(workspace: Uuid) -> String {
-    format!("ws-{workspace}-configs")
+/// The names that the volume with the agent's configuration may have: ours, and what
+/// older servers called it. Whichever is there stays in use.
+pub(super) fn config_volumes(workspace: Uuid) -> [String; 2] {
+    containers(workspace).map(|name| format!("{name}-configs"))
+}
+
+/// The names that the volume with the sessions of Claude Code may have, ours first.
+pub(super) fn session_volumes(workspace: Uuid) -> [String; 2] {
+    containers(workspace).map(|name| format!("{name}-claude-sessions"))
 }
 
 /// Volume with the agent's work.
 pub(super) fn workspace_volume(workspace: Uuid) -> String {
     format!("ws-{workspace}-workspace")
+}
+
+/// Every name under which storage of a workspace may have been left.
+pub(super) fn all_volumes(workspace: Uuid) -> Vec<String> {
+    let [configs, old_configs] = config_volumes(workspace);
+    let [sessions, old_sessions] = session_volumes(workspace);
+    vec![
+        configs,
+        old_configs,
+        sessions,
+        old_sessions,
+        workspace_volume(workspace),
+    ]
 }
 
 /// Every name under which a container of a workspace may have been left.
@@ -83,11 +105,17 @@ pub(super) fn is_our_container(labels: Option<&Labels>, instance: &str) -> bool 
     }
 }
 
-/// True for a volume that does not say it belongs to somebody else. Its name has
-/// a full workspace id, and the daemon itself makes it without labels when it
-/// vanished under a container.
-pub(super) fn is_our_volume(labels: &Labels, instance: &str) -> bool {
-    labels.get(INSTANCE).is_none_or(|owner| owner == instance)
+/// True for a volume that does not say it belongs to somebody else, neither another
+/// server nor another workspace of ours. Older servers wrote no owner, and the daemon
+/// itself makes a volume without labels when it vanished under a container.
+pub(super) fn is_our_volume(labels: &Labels, instance: &str, workspace: Uuid) -> bool {
+    let says = |name: &str, ours: &str| labels.get(name).is_none_or(|given| given == ours);
+    says(INSTANCE, instance) && says(WORKSPACE, &workspace.to_string())
+}
+
+/// Filter for every container that was given a port on the network of the host.
+pub(super) fn with_port() -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![PORT.to_owned()])])
 }
 
 /// True when `labels` say that the start `attempt` made the object.
@@ -111,9 +139,16 @@ mod tests {
         let id: Uuid = "0191a2b3-c4d5-7e6f-8a9b-0c1d2e3f4a5b".parse().unwrap();
         assert_eq!(container(id), "ws-0191a2b3-c4d5-7e6f-8a9b-0c1d2e3f4a5b");
         assert_eq!(short(id), "ws-0191a2b3-c4d");
+        let long = "ws-0191a2b3-c4d5-7e6f-8a9b-0c1d2e3f4a5b";
         assert_eq!(
-            config_volume(id),
-            "ws-0191a2b3-c4d5-7e6f-8a9b-0c1d2e3f4a5b-configs"
+            all_volumes(id),
+            [
+                format!("{long}-configs"),
+                "ws-0191a2b3-c4d-configs".to_owned(),
+                format!("{long}-claude-sessions"),
+                "ws-0191a2b3-c4d-claude-sessions".to_owned(),
+                format!("{long}-workspace"),
+            ]
         );
     }
 
@@ -128,7 +163,12 @@ mod tests {
         assert!(!is_our_container(Some(&theirs), "a"));
         assert!(!is_our_container(Some(&strange), "a"));
         assert!(!is_our_container(None, "a"));
-        assert!(is_our_volume(&strange, "a"));
-        assert!(!is_our_volume(&theirs, "a"));
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert!(is_our_volume(&strange, "a", one));
+        assert!(is_our_volume(&older, "a", one));
+        assert!(!is_our_volume(&theirs, "a", one));
+        let of_one = labels("a", one, other);
+        assert!(is_our_volume(&of_one, "a", one));
+        assert!(!is_our_volume(&of_one, "a", other));
     }
 }

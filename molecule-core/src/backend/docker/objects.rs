@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    InspectContainerOptions, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
+    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
+use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::container::AGENT_PORT;
 use super::daemon::{CallError, Daemon};
-use super::names;
+use super::isolation;
+use super::names::{self, Labels};
 
 /// A container as found under one of a workspace's names.
 pub(super) enum Found {
@@ -57,11 +59,14 @@ pub(super) async fn find(daemon: &Daemon, name: &str, instance: &str) -> Result<
 
 /// Where this server reaches the agent in a container; `None` when it does not
 /// run or its port is not published. The daemon publishes another port each time
-/// the container starts.
+/// the container starts; one on the network of the host keeps the one it was given.
 pub(super) fn agent_url(container: &ContainerInspectResponse) -> Option<String> {
     let state = container.state.as_ref()?;
     if state.running != Some(true) || state.restarting == Some(true) {
         return None;
+    }
+    if let Some(port) = host_port(container) {
+        return Some(format!("http://127.0.0.1:{port}"));
     }
     let ports = container.network_settings.as_ref()?.ports.as_ref()?;
     let port = ports
@@ -70,6 +75,36 @@ pub(super) fn agent_url(container: &ContainerInspectResponse) -> Option<String> 
         .flatten()
         .find_map(|binding| binding.host_port.as_ref()?.parse::<u16>().ok())?;
     (port != 0).then(|| format!("http://127.0.0.1:{port}"))
+}
+
+/// The port of an agent on the network of the host; `None` for any other.
+pub(super) fn host_port(container: &ContainerInspectResponse) -> Option<u16> {
+    let on_host = container.host_config.as_ref()?.network_mode.as_deref() == Some("host");
+    let labels = container.config.as_ref()?.labels.as_ref();
+    on_host.then(|| isolation::port_of(labels)).flatten()
+}
+
+/// The last lines a container printed, 4 KiB at most. Not yet safe to show.
+pub(super) async fn last_words(daemon: &Daemon, id: &str) -> Result<String, CallError> {
+    const MAX_BYTES: usize = 4096;
+    let options = LogsOptionsBuilder::default()
+        .stdout(true)
+        .stderr(true)
+        .tail("5")
+        .build();
+    daemon
+        .call(|client| async move {
+            let mut said = Vec::new();
+            let mut lines = client.logs(id, Some(options));
+            while said.len() < MAX_BYTES
+                && let Some(line) = lines.next().await
+            {
+                said.extend_from_slice(&line?.into_bytes());
+            }
+            said.truncate(MAX_BYTES);
+            Ok(String::from_utf8_lossy(&said).trim().to_owned())
+        })
+        .await
 }
 
 /// Removes a container, running or not, with its anonymous volumes. Stopping it
@@ -109,17 +144,25 @@ pub(super) enum Removed {
     InUse(CallError),
 }
 
-/// Removes a volume that is not somebody else's; none is fine.
+/// The labels of a volume; `None` when there is none.
+pub(super) async fn find_volume(daemon: &Daemon, name: &str) -> Result<Option<Labels>, CallError> {
+    match daemon.call(|client| client.inspect_volume(name)).await {
+        Ok(volume) => Ok(Some(volume.labels)),
+        Err(error) if error.is_volume_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a volume of a workspace unless it is somebody else's; none is fine.
 pub(super) async fn remove_volume(
     daemon: &Daemon,
     name: &str,
     instance: &str,
+    workspace: Uuid,
 ) -> Result<Removed, CallError> {
-    match daemon.call(|client| client.inspect_volume(name)).await {
-        Ok(volume) if names::is_our_volume(&volume.labels, instance) => {}
-        Ok(_) => return Ok(Removed::Yes),
-        Err(error) if error.is_volume_missing() => return Ok(Removed::Yes),
-        Err(error) => return Err(error),
+    match find_volume(daemon, name).await? {
+        Some(labels) if names::is_our_volume(&labels, instance, workspace) => {}
+        _ => return Ok(Removed::Yes),
     }
     match daemon
         .call(|client| client.remove_volume(name, None::<RemoveVolumeOptions>))

@@ -4,6 +4,7 @@
 //! the connection below it is what keeps a broken daemon, or something that only
 //! pretends to be one, from filling the memory of this server.
 
+pub(super) mod raw;
 mod tls;
 
 use std::io;
@@ -26,8 +27,12 @@ use crate::config::backend::DockerConfig;
 
 /// Most bytes one call may answer with.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
-/// The same for the progress of a pull, which is long but never kept.
-const MAX_PULL_BYTES: usize = 128 * 1024 * 1024;
+/// The same for the progress of a pull or a build, which is long but never kept.
+const MAX_PROGRESS_BYTES: usize = 128 * 1024 * 1024;
+/// The same for a list of everything: ten thousand containers take some twenty.
+const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
+/// The same for one connection that tells events. Nothing is lost when it ends.
+const MAX_EVENTS_BYTES: usize = 4 * 1024 * 1024;
 /// The library's own limit per answer head, in seconds. Callers set shorter ones
 /// that include the body; this only must not be in their way.
 const LIBRARY_TIMEOUT_SECS: u64 = 24 * 60 * 60;
@@ -37,34 +42,36 @@ const CREDENTIAL_HEADERS: [&str; 2] = ["x-registry-auth", "x-registry-config"];
 
 const OPERATION: &str = "connect to docker";
 
-/// A client for the configured daemon. Does not connect yet.
-pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
+/// Where the configured daemon is.
+pub(super) fn endpoint(config: &DockerConfig) -> Result<Endpoint, BackendError> {
     let host = config.daemon_host();
-    let endpoint = match host.split_once("://") {
-        Some(("unix", path)) if path.starts_with('/') => Endpoint::Unix(PathBuf::from(path)),
+    match host.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') => Ok(Endpoint::Unix(PathBuf::from(path))),
         Some(("tcp" | "http" | "https", address)) if !address.is_empty() => {
             let address = with_port(address);
             if let Some(dir) = config.daemon_tls_dir() {
                 let tls = Tls::from_dir(&dir, &address).ok_or_else(|| {
                     refused("ca.pem, cert.pem, key.pem or the host's name cannot be used")
                 })?;
-                Endpoint::Tls(address, tls)
+                Ok(Endpoint::Tls(address, tls))
             } else if host.starts_with("https") {
-                return Err(refused(
+                Err(refused(
                     "a TLS daemon needs a folder with ca.pem, cert.pem, key.pem",
-                ));
+                ))
             } else {
-                Endpoint::Tcp(address)
+                Ok(Endpoint::Tcp(address))
             }
         }
-        _ => {
-            return Err(refused(
-                "the daemon address must be unix:///path or tcp://host:port",
-            ));
-        }
-    };
+        _ => Err(refused(
+            "the daemon address must be unix:///path or tcp://host:port",
+        )),
+    }
+}
+
+/// A client for the configured daemon. Does not connect yet.
+pub(super) fn client(config: &DockerConfig) -> Result<Docker, BackendError> {
     let connections = Connections {
-        endpoint,
+        endpoint: endpoint(config)?,
         closing: CancellationToken::new(),
     };
     Docker::connect_with_custom_transport(
@@ -93,8 +100,9 @@ fn refused(reason: &str) -> BackendError {
     }
 }
 
+/// Where a daemon is, and how it is spoken to.
 #[derive(Clone)]
-enum Endpoint {
+pub(super) enum Endpoint {
     Unix(PathBuf),
     Tcp(String),
     Tls(String, Tls),
@@ -118,15 +126,9 @@ impl Connections {
         let closing = self.closing.clone();
         let connect = self.endpoint.connect();
         async move {
-            let pull = request.uri().path().ends_with("/images/create");
-            let left = if pull {
-                MAX_PULL_BYTES
-            } else {
-                MAX_ANSWER_BYTES
-            };
             let stream = Limited {
+                left: most_bytes(request.uri().path()),
                 inner: connect.await?,
-                left,
             };
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -139,6 +141,20 @@ impl Connections {
             });
             Ok(sender.send_request(origin_form(request)?).await?)
         }
+    }
+}
+
+/// How much a call to this path may answer.
+fn most_bytes(path: &str) -> usize {
+    let is = |end| path.ends_with(end);
+    if is("/images/create") || is("/build") {
+        MAX_PROGRESS_BYTES
+    } else if is("/containers/json") || is("/volumes") {
+        MAX_LIST_BYTES
+    } else if is("/events") {
+        MAX_EVENTS_BYTES
+    } else {
+        MAX_ANSWER_BYTES
     }
 }
 

@@ -9,13 +9,15 @@ use uuid::Uuid;
 
 use super::agent::AgentRecord;
 use crate::backend::StartSpec;
-use crate::backend::template::{self, TemplateEntry, TemplateError};
+use crate::backend::template::{self, Receiver, Template, TemplateError, TemplateFile};
 
 /// A log beyond this size is put aside at the next start.
 const MAX_LOG_BYTES: u64 = 10 * 1024 * 1024;
 /// A longer configuration is not read.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
 const FOLDER_MODE: u32 = 0o700;
+/// How much of a template's file is in memory at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// Whose a workspace's folder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(super) enum FolderError {
     Write(io::ErrorKind),
     #[error("no config.yaml")]
     NoConfig,
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl From<io::Error> for FolderError {
@@ -145,19 +149,16 @@ impl Folder {
         {
             template = Some(existing.fallback.as_ref().ok_or(FolderError::NoConfig)?);
         }
-        let entries = match template {
-            Some(root) => template::walk(root)?,
-            None => Vec::new(),
-        };
-        for entry in entries {
-            if cancelled() {
-                return Ok(());
-            }
-            match entry {
-                TemplateEntry::Folder(name) => ensure_folder(&configs, &name)?,
-                TemplateEntry::File(file) => {
-                    replace_file(&configs.join(&file.name), &file.read()?, file.mode)?;
-                }
+        if let Some(root) = template {
+            let template = Template::open(root, spec.template_root.as_deref())?;
+            template.measure()?;
+            let copied = template.deliver(&mut Copying {
+                configs: &configs,
+                cancelled: &cancelled,
+            });
+            match copied {
+                Err(FolderError::Cancelled) => return Ok(()),
+                copied => copied?,
             }
         }
         for file in &spec.files {
@@ -224,6 +225,38 @@ impl Folder {
     }
 }
 
+/// Copies a template into a config folder.
+struct Copying<'a> {
+    configs: &'a Path,
+    cancelled: &'a dyn Fn() -> bool,
+}
+
+impl Receiver for Copying<'_> {
+    type Error = FolderError;
+
+    fn folder(&mut self, name: &str) -> Result<(), FolderError> {
+        Ok(ensure_folder(self.configs, name)?)
+    }
+
+    fn file(&mut self, file: TemplateFile<'_>) -> Result<(), FolderError> {
+        if (self.cancelled)() {
+            return Err(FolderError::Cancelled);
+        }
+        let mut source = file.open()?;
+        let (path, mode) = (self.configs.join(file.name), source.mode());
+        replace_with(&path, mode, |out| {
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            let mut more = true;
+            while more {
+                piece.clear();
+                more = source.read(&mut piece)?;
+                out.write_all(&piece)?;
+            }
+            Ok(())
+        })
+    }
+}
+
 fn parent(path: &Path) -> io::Result<&Path> {
     path.parent()
         .ok_or_else(|| io::ErrorKind::InvalidInput.into())
@@ -244,6 +277,15 @@ fn ensure_folder(base: &Path, name: &str) -> io::Result<()> {
 
 /// Puts a file in place in one step and never writes through a link.
 fn replace_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, mode, |file| file.write_all(content))
+}
+
+/// [`replace_file`] with content that `write` brings.
+fn replace_with<E: From<io::Error>>(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = parent(path)?.join(format!(".{}.new", Uuid::new_v4()));
     let written = (|| {
         let mut file = OpenOptions::new()
@@ -251,12 +293,12 @@ fn replace_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
             .write(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(content)?;
+        write(&mut file)?;
         file.set_permissions(Permissions::from_mode(mode))?;
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             fs::remove_dir_all(path)?;
         }
-        fs::rename(&temporary, path)
+        Ok(fs::rename(&temporary, path)?)
     })();
     if written.is_err() {
         // Best effort; the error that is told is the first one.

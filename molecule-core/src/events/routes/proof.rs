@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::hub::Proof;
 use crate::app::App;
-use crate::auth::{AdminAuth, WorkspaceAuth};
+use crate::auth::{AdminAuth, Ticket, WorkspaceAuth};
 
 /// What a client listens with.
 pub(super) enum Credentials {
@@ -21,8 +21,8 @@ pub(super) enum Credentials {
     Admin(Asked),
     /// Those for the workspace in the path.
     Workspace(Asked),
-    /// A ticket: it was good once, and stands for a session until then.
-    Ticket(Instant),
+    /// A ticket: it was good once, and stands for whoever asked for it until then.
+    Ticket(Ticket, Instant),
 }
 
 /// A request as the extractors see it.
@@ -70,7 +70,10 @@ impl Proof for Listener {
             },
             Credentials::Admin(asked) => asked.passes::<AdminAuth>(&self.app).await,
             Credentials::Workspace(asked) => asked.passes::<WorkspaceAuth>(&self.app).await,
-            Credentials::Ticket(until) => Instant::now() < *until,
+            Credentials::Ticket(ticket, until) => {
+                Instant::now() < *until
+                    && !matches!(self.app.auth.ticket_holder(ticket).await, Ok(None))
+            }
         }
     }
 }

@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::super::hub::{Audience, Ended, Subscription};
 use super::super::{Frame, Full};
-use super::origin::{self, Origin};
 use super::proof::{Asked, Credentials, Listener};
 use super::query;
 use crate::app::App;
 use crate::auth::{AdminAuth, bearer};
 use crate::error::Error;
+use crate::http::origin::{self, Origin};
 use crate::http::{ApiResult, ErrorBody};
 
 const X_WORKSPACE_ID: HeaderName = HeaderName::from_static("x-workspace-id");
@@ -163,7 +163,7 @@ async fn redeem(app: &App, ticket: &str) -> Result<(Audience, Credentials), Erro
         None => Audience::Everything,
     };
     let until = Instant::now() + TICKET_LASTS;
-    Ok((audience, Credentials::Ticket(until)))
+    Ok((audience, Credentials::Ticket(ticket, until)))
 }
 
 /// Counts a socket for as long as it is open.

@@ -76,6 +76,9 @@ impl Provisioner {
         let minting = self.mint_credentials(lease, config, attempt, undo);
         let files = unless(cancel, minting).await??;
         let mut spec = self.spec(workspace, &env, template, files);
+        if let (BootSource::OrgTemplate(_), Some(root)) = (&boot.source, &spec.template_root) {
+            spec.template_root = restart_source::org_templates(root);
+        }
         spec.reset_session = boot.reset_session;
         spec.image_pin = match image {
             Some(image) if image.runtime == spec.runtime => image.pin,
@@ -288,6 +291,7 @@ impl Provisioner {
                 .iter()
                 .map(|(name, value)| (name.to_owned(), Secret::new(value)))
                 .collect(),
+            template_root: template_dir.as_ref().and(config.templates_dir.clone()),
             template_dir,
             files,
             workspace_dir: dir.or_else(|| config.workspace_dir.clone()),

@@ -1,6 +1,8 @@
 //! What tests of images share.
 
+pub(crate) mod build_world;
 pub(crate) mod gate;
+pub(crate) mod git_host;
 pub(crate) mod registry;
 
 use std::time::Duration;

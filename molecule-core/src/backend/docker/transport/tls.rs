@@ -14,7 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 /// Speaks TLS to one daemon. Its files are read once, when it is made.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(in crate::backend::docker) struct Tls {
     connector: TlsConnector,
     server: ServerName<'static>,
 }

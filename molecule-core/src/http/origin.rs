@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName};
 
 /// What a request says about the page that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// No browser made it, or a page did that is listed.
     Good,
     /// It does not say.
@@ -17,7 +17,7 @@ pub(super) enum Origin {
 /// Judges the `Origin` of a request. A page from this very server is good too; on
 /// a server that is `open` only under a loopback name, because a stranger's page
 /// can reach it through a name of its own.
-pub(super) fn judge(headers: &HeaderMap, listed: &[String], open: bool) -> Origin {
+pub(crate) fn judge(headers: &HeaderMap, listed: &[String], open: bool) -> Origin {
     let mut origins = headers.get_all(ORIGIN).iter();
     let Some(origin) = origins.next() else {
         return Origin::Missing;

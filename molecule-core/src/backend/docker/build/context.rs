@@ -1,0 +1,503 @@
+//! What the daemon builds from: the cloned tree as a tar stream.
+//!
+//! The tree is somebody else's. Links are carried as links and only when they stay
+//! inside, special files not at all, and `.git` stays here.
+
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::OFlags;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_tar::{Builder, EntryType, Header};
+
+use super::ignore::{self, Ignore};
+
+/// The file that says how to build, in the root.
+pub(super) const DOCKERFILE: &str = "Dockerfile";
+const DOCKERIGNORE: &str = ".dockerignore";
+/// Deepest folder.
+const MAX_DEPTH: usize = 64;
+/// Most files, folders and links.
+const MAX_ENTRIES: usize = 100_000;
+/// Bytes of a link's target that fit into the header of an entry.
+const MAX_PLAIN_LINK: usize = 100;
+
+/// Why a tree cannot be built from. Names are relative to it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ContextError {
+    #[error("no Dockerfile")]
+    NoDockerfile,
+    #[error("its .dockerignore is not text, or too long")]
+    Ignore,
+    #[error("it has {0}")]
+    TooLarge(&'static str),
+    #[error("{0} cannot be read ({1})")]
+    Read(String, io::ErrorKind),
+    #[error("{0} changed while it was read")]
+    Changed(String),
+    /// The reader went away; it knows why.
+    #[error("the upload ended early")]
+    Abandoned,
+}
+
+/// A tree that was looked through.
+#[derive(Debug)]
+pub(super) struct Context {
+    root: PathBuf,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    /// Relative to the root.
+    name: PathBuf,
+    kind: Kind,
+    /// Seconds since 1970.
+    changed: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File {
+        size: u64,
+        executable: bool,
+        /// Device and number, by which a swapped file is noticed.
+        identity: (u64, u64),
+    },
+    Link(PathBuf),
+}
+
+impl Context {
+    /// Looks through a tree. Blocks: call it from a blocking thread.
+    pub(super) fn of(root: PathBuf) -> Result<Self, ContextError> {
+        // A link could lead anywhere.
+        if !fs::symlink_metadata(root.join(DOCKERFILE)).is_ok_and(|found| found.is_file()) {
+            return Err(ContextError::NoDockerfile);
+        }
+        let ignore = read_ignore(&root)?;
+        let mut entries = Vec::new();
+        walk(&root, Path::new(""), 0, &ignore, &mut entries)?;
+        Ok(Self { root, entries })
+    }
+
+    /// Writes the tar stream and leaves it open. A file is never in memory as a whole.
+    pub(super) async fn write<W>(&self, out: W) -> Result<(), ContextError>
+    where
+        W: AsyncWrite + Unpin + Send,
+    {
+        // The other constructor ends the archive when it is dropped, and would make
+        // half an archive look whole.
+        let mut archive = Builder::new_non_terminated(out);
+        for entry in &self.entries {
+            self.add(&mut archive, entry).await?;
+        }
+        let mut out = archive.into_inner().await.map_err(abandoned)?;
+        out.flush().await.map_err(abandoned)
+    }
+
+    async fn add<W>(&self, archive: &mut Builder<W>, entry: &Entry) -> Result<(), ContextError>
+    where
+        W: AsyncWrite + Unpin + Send,
+    {
+        match &entry.kind {
+            Kind::Folder => {
+                let mut header = header(EntryType::Directory, 0o755, 0, entry.changed);
+                let name = entry.name.join(""); // ends with a slash
+                archive
+                    .append_data(&mut header, name, &[][..])
+                    .await
+                    .map_err(abandoned)
+            }
+            Kind::Link(target) => {
+                let mut header = header(EntryType::Symlink, 0o777, 0, entry.changed);
+                let bytes = target.as_os_str().as_bytes();
+                if bytes.len() <= MAX_PLAIN_LINK {
+                    header.set_link_name(target).map_err(abandoned)?;
+                } else {
+                    long_link(archive, bytes).await.map_err(abandoned)?;
+                }
+                archive
+                    .append_data(&mut header, &entry.name, &[][..])
+                    .await
+                    .map_err(abandoned)
+            }
+            Kind::File {
+                size,
+                executable,
+                identity,
+            } => {
+                let file = open(self.root.join(&entry.name), *identity)
+                    .await
+                    .map_err(|error| self.unreadable(entry, &error))?;
+                // What git stores is whether a file may be executed; the rest is what
+                // this process happens to give new files.
+                let mode = if *executable { 0o755 } else { 0o644 };
+                let mut header = header(EntryType::Regular, mode, *size, entry.changed);
+                let mut content = Counted {
+                    inner: file.take(*size),
+                    read: 0,
+                };
+                archive
+                    .append_data(&mut header, &entry.name, &mut content)
+                    .await
+                    .map_err(abandoned)?;
+                if content.read == *size {
+                    Ok(())
+                } else {
+                    Err(ContextError::Changed(shown(&entry.name)))
+                }
+            }
+        }
+    }
+
+    fn unreadable(&self, entry: &Entry, error: &io::Error) -> ContextError {
+        match error.kind() {
+            io::ErrorKind::InvalidData => ContextError::Changed(shown(&entry.name)),
+            kind => ContextError::Read(shown(&entry.name), kind),
+        }
+    }
+}
+
+/// Counts what is read, to notice a file that shrank.
+struct Counted<R> {
+    inner: R,
+    read: u64,
+}
+
+impl<R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = std::pin::Pin::new(&mut self.inner).poll_read(context, buffer);
+        self.read += (buffer.filled().len() - before) as u64;
+        polled
+    }
+}
+
+async fn open(path: PathBuf, identity: (u64, u64)) -> io::Result<tokio::fs::File> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(no_follow)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || identity_of(&metadata) != identity {
+            return Err(io::Error::from(io::ErrorKind::InvalidData));
+        }
+        Ok(file)
+    });
+    let file = opened
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::Interrupted)))?;
+    Ok(tokio::fs::File::from_std(file))
+}
+
+fn read_ignore(root: &Path) -> Result<Ignore, ContextError> {
+    let path = root.join(DOCKERIGNORE);
+    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+        return Ok(Ignore::default());
+    }
+    let failed = |error: io::Error| ContextError::Read(DOCKERIGNORE.to_owned(), error.kind());
+    let mut content = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(ignore::MAX_BYTES + 1)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    if content.len() as u64 > ignore::MAX_BYTES {
+        return Err(ContextError::Ignore);
+    }
+    let text = String::from_utf8(content).map_err(|_| ContextError::Ignore)?;
+    Ignore::parse(&text).ok_or(ContextError::Ignore)
+}
+
+fn walk(
+    root: &Path,
+    folder: &Path,
+    depth: usize,
+    ignore: &Ignore,
+    found: &mut Vec<Entry>,
+) -> Result<(), ContextError> {
+    if depth > MAX_DEPTH {
+        return Err(ContextError::TooLarge("folders nested too deeply"));
+    }
+    let failed = |error: io::Error| ContextError::Read(shown(folder), error.kind());
+    let mut children = fs::read_dir(root.join(folder))
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(failed)?;
+    children.sort_by_key(fs::DirEntry::file_name);
+    for child in children {
+        let name = folder.join(child.file_name());
+        if depth == 0 && child.file_name() == ".git" {
+            continue;
+        }
+        // The daemon needs both, whatever the one says about the other.
+        let is_needed = name == Path::new(DOCKERFILE) || name == Path::new(DOCKERIGNORE);
+        let covered = !is_needed && ignore.covers(&name.to_string_lossy());
+        // Does not follow links.
+        let metadata = child.metadata().map_err(failed)?;
+        if covered && !(metadata.is_dir() && ignore.brings_back()) {
+            continue;
+        }
+        if found.len() >= MAX_ENTRIES {
+            return Err(ContextError::TooLarge("too many files"));
+        }
+        let kind = if metadata.is_dir() {
+            Some(Kind::Folder)
+        } else if metadata.is_file() {
+            Some(Kind::File {
+                size: metadata.len(),
+                executable: metadata.mode() & 0o100 != 0,
+                identity: identity_of(&metadata),
+            })
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(child.path()).map_err(failed)?;
+            stays_inside(&target, depth).then_some(Kind::Link(target))
+        } else {
+            None
+        };
+        let Some(kind) = kind else {
+            tracing::warn!(
+                name = shown(&name),
+                "left out of a build: it leads out of the repository, or is no file"
+            );
+            continue;
+        };
+        if !covered {
+            found.push(Entry {
+                name: name.clone(),
+                kind,
+                changed: u64::try_from(metadata.mtime()).unwrap_or_default(),
+            });
+        }
+        if metadata.is_dir() {
+            walk(root, &name, depth + 1, ignore, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a link in a folder at `depth` leads to a place inside, also when parts of
+/// its target are links themselves: it may go up first, never later.
+fn stays_inside(target: &Path, depth: usize) -> bool {
+    let mut up = 0;
+    let mut down = false;
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => down = true,
+            Component::CurDir => {}
+            Component::ParentDir if !down => up += 1,
+            _ => return false,
+        }
+    }
+    up <= depth && !target.as_os_str().is_empty()
+}
+
+/// The entry before a link whose target does not fit into its own.
+async fn long_link<W>(archive: &mut Builder<W>, target: &[u8]) -> io::Result<()>
+where
+    W: AsyncWrite + Unpin + Send,
+{
+    let mut content = target.to_vec();
+    content.push(0);
+    let mut header = header(EntryType::GNULongLink, 0o644, content.len() as u64, 0);
+    header.set_path("././@LongLink")?;
+    header.set_cksum();
+    archive.append(&header, &content[..]).await
+}
+
+fn header(kind: EntryType, mode: u32, size: u64, changed: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(changed);
+    header.set_size(size);
+    header
+}
+
+fn identity_of(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// A name for texts: bounded, one line.
+fn shown(name: &Path) -> String {
+    let name = name.to_string_lossy();
+    let plain = name.chars().filter(|c| !c.is_control()).take(100);
+    format!("{:?}", plain.collect::<String>())
+}
+
+fn abandoned(_: io::Error) -> ContextError {
+    ContextError::Abandoned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    async fn packed(root: &Path) -> Result<Vec<u8>, ContextError> {
+        let context = Context::of(root.to_owned())?;
+        let mut out = std::io::Cursor::new(Vec::new());
+        context.write(&mut out).await?;
+        Ok(out.into_inner())
+    }
+
+    /// Name and kind, mode, content or target of every entry.
+    async fn listed(root: &Path) -> BTreeMap<String, (EntryType, u32, String)> {
+        use futures_util::StreamExt;
+        let archive = packed(root).await.unwrap();
+        let mut archive = tokio_tar::Archive::new(&archive[..]);
+        let mut found = BTreeMap::new();
+        let mut entries = archive.entries().unwrap();
+        while let Some(entry) = entries.next().await {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            let (kind, mode) = (header.entry_type(), header.mode().unwrap());
+            let link = entry
+                .link_name()
+                .unwrap()
+                .map(|l| l.to_string_lossy().into_owned());
+            let mut content = String::new();
+            entry.read_to_string(&mut content).await.unwrap();
+            found.insert(name, (kind, mode, link.unwrap_or(content)));
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn a_tree_comes_whole_without_its_history() {
+        let root = tree(&[
+            (DOCKERFILE, "FROM scratch"),
+            (".git/config", "[core]"),
+            ("src/.git/kept", "x"),
+            ("src/run.sh", "#!/bin/sh"),
+        ]);
+        let script = root.path().join("src/run.sh");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(
+            root.path().join(DOCKERFILE),
+            fs::Permissions::from_mode(0o600),
+        )
+        .unwrap();
+        let found = listed(root.path()).await;
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                DOCKERFILE,
+                "src/",
+                "src/.git/",
+                "src/.git/kept",
+                "src/run.sh"
+            ]
+        );
+        let file = |mode, content: &str| (EntryType::Regular, mode, content.to_owned());
+        assert_eq!(found[DOCKERFILE], file(0o644, "FROM scratch"));
+        assert_eq!(found["src/run.sh"], file(0o755, "#!/bin/sh"));
+        assert_eq!(found["src/"], (EntryType::Directory, 0o755, String::new()));
+    }
+
+    #[tokio::test]
+    async fn links_are_carried_when_they_stay_inside() {
+        let root = tree(&[(DOCKERFILE, ""), ("a/b/file", "x")]);
+        let long = format!("{}file", "long/".repeat(40));
+        for (name, target) in [
+            ("a/b/same", "file"),
+            ("a/b/up", "../../a"),
+            ("far", long.as_str()),
+            ("absolute", "/etc/passwd"),
+            ("out", "../outside"),
+            ("a/b/out", "../../../etc"),
+            ("a/b/sly", "up/../../etc"),
+        ] {
+            symlink(target, root.path().join(name)).unwrap();
+        }
+        let found = listed(root.path()).await;
+        let links: BTreeMap<&str, &str> = found
+            .iter()
+            .filter(|(_, entry)| entry.0 == EntryType::Symlink)
+            .map(|(name, entry)| (name.as_str(), entry.2.as_str()))
+            .collect();
+        let expected = [("a/b/same", "file"), ("a/b/up", "../../a"), ("far", &long)];
+        assert_eq!(links, expected.into());
+    }
+
+    #[tokio::test]
+    async fn what_the_repository_leaves_out_stays_here() {
+        let root = tree(&[
+            (DOCKERFILE, ""),
+            (DOCKERIGNORE, "*\n!src/keep\n"),
+            ("docs/a.md", ""),
+            ("src/keep", ""),
+            ("src/drop", ""),
+        ]);
+        let names: Vec<String> = listed(root.path()).await.into_keys().collect();
+        assert_eq!(names, [DOCKERIGNORE, DOCKERFILE, "src/keep"]);
+    }
+
+    #[tokio::test]
+    async fn a_long_name_arrives() {
+        let name = format!("{}file", "folder-with-a-name/".repeat(12));
+        let root = tree(&[(DOCKERFILE, ""), (&name, "content")]);
+        assert_eq!(listed(root.path()).await[&name].2, "content");
+    }
+
+    #[test]
+    fn a_tree_that_cannot_be_built_from_is_refused() {
+        let refused =
+            |root: &tempfile::TempDir| Context::of(root.path().to_owned()).unwrap_err().to_string();
+        assert_eq!(refused(&tree(&[("dockerfile", "")])), "no Dockerfile");
+        assert_eq!(refused(&tree(&[("Dockerfile/x", "")])), "no Dockerfile");
+        let linked = tree(&[("x", "")]);
+        symlink("x", linked.path().join(DOCKERFILE)).unwrap();
+        assert_eq!(refused(&linked), "no Dockerfile");
+        let deep = format!("{}x", "d/".repeat(MAX_DEPTH + 2));
+        let error = refused(&tree(&[(DOCKERFILE, ""), (&deep, "")]));
+        assert!(error.contains("nested"), "{error}");
+        let long = "a\n".repeat(ignore::MAX_BYTES as usize);
+        let error = refused(&tree(&[(DOCKERFILE, ""), (DOCKERIGNORE, &long)]));
+        assert!(error.contains(".dockerignore"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_meanwhile_is_noticed() {
+        let root = tree(&[(DOCKERFILE, "FROM scratch"), ("data", "0123456789")]);
+        let context = Context::of(root.path().to_owned()).unwrap();
+        fs::write(root.path().join("data"), "0").unwrap();
+        let error = context
+            .write(std::io::Cursor::new(Vec::new()))
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "\"data\" changed while it was read");
+        fs::remove_file(root.path().join("data")).unwrap();
+        symlink("/etc/passwd", root.path().join("data")).unwrap();
+        assert!(
+            context
+                .write(std::io::Cursor::new(Vec::new()))
+                .await
+                .is_err()
+        );
+    }
+}

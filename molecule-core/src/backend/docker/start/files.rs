@@ -1,0 +1,201 @@
+//! Bringing the files of a workspace into its container.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::query_parameters::UploadToContainerOptionsBuilder;
+use tokio::time::timeout;
+
+use super::super::archive::{self, ArchiveError, Content};
+use super::super::config_file;
+use super::super::container::{CONFIG_PATH, SESSIONS_PATH};
+use super::super::daemon::CallError;
+use super::volumes::Volumes;
+use super::{Start, refused};
+use crate::backend::BackendError;
+
+const OPERATION: &str = "write files";
+/// An upload of which nothing moves for so many times what a usual call takes has
+/// failed.
+const STALL_FACTOR: u32 = 2;
+
+impl Start {
+    /// Hands a new config volume to the agent's user, through a container that is
+    /// never started.
+    pub(super) async fn prepare(&self, seed: &str) -> Result<(), BackendError> {
+        let content = Content {
+            folders: vec!["configs".to_owned()],
+            prefix: "",
+            template: None,
+            spec: None,
+        };
+        self.upload(seed, "/", content).await
+    }
+
+    /// Copies the template, and the files over it.
+    pub(super) async fn bring_files(
+        &self,
+        container: &str,
+        volumes: &Volumes,
+        sealed: bool,
+    ) -> Result<(), BackendError> {
+        let template = match &self.spec.existing_config {
+            None => self.spec.template_dir.clone(),
+            Some(existing) => {
+                let lost = volumes.configs.new || self.has_no_config(container).await?;
+                match (lost, &existing.fallback) {
+                    (false, _) => None,
+                    (true, Some(fallback)) => Some(fallback.clone()),
+                    (true, None) => return Err(BackendError::NoConfig),
+                }
+            }
+        };
+        let spec = Some(Arc::clone(&self.spec));
+        if sealed {
+            // Only what lies in a volume can be written.
+            let content = Content {
+                folders: Vec::new(),
+                prefix: "",
+                template,
+                spec,
+            };
+            return self.upload(container, CONFIG_PATH, content).await;
+        }
+        // A folder cannot be handed over from inside, so this begins at the root.
+        let mut folders = vec!["configs".to_owned()];
+        // A new volume belongs to root until somebody says otherwise.
+        if volumes.workspace.as_ref().is_some_and(|volume| volume.new) {
+            folders.push("workspace".to_owned());
+        }
+        let new_sessions = volumes.sessions.as_ref().is_some_and(|volume| volume.new);
+        if new_sessions && self.belongs_to_root(container, SESSIONS_PATH).await? {
+            folders.push(SESSIONS_PATH.trim_start_matches('/').to_owned());
+        }
+        let content = Content {
+            folders,
+            prefix: "configs/",
+            template,
+            spec,
+        };
+        self.upload(container, "/", content).await
+    }
+
+    async fn has_no_config(&self, container: &str) -> Result<bool, BackendError> {
+        let daemon = &self.inner.daemon;
+        let found = self
+            .read(config_file::read(daemon, container, "config.yaml"))
+            .await;
+        match found {
+            Ok(config_file::Found::Nothing) => Ok(true),
+            // A daemon that cannot say leaves the files alone.
+            Ok(_) | Err(CallError::Status(..) | CallError::Broken(_)) => Ok(false),
+            Err(error) => Err(self.error("look for config.yaml", error)),
+        }
+    }
+
+    /// False when the image itself says whose a folder is: a new volume takes that
+    /// over from the image.
+    async fn belongs_to_root(&self, container: &str, path: &str) -> Result<bool, BackendError> {
+        let daemon = &self.inner.daemon;
+        let owner = self.read(config_file::owner(daemon, container, path)).await;
+        match owner {
+            Ok(owner) => Ok(owner.is_none_or(|owner| owner == 0)),
+            Err(CallError::Status(..) | CallError::Broken(_)) => Ok(true),
+            Err(error) => Err(self.error("look for sessions", error)),
+        }
+    }
+
+    async fn upload(
+        &self,
+        container: &str,
+        path: &str,
+        content: Content,
+    ) -> Result<(), BackendError> {
+        let daemon = &self.inner.daemon;
+        let client = daemon
+            .client()
+            .await
+            .map_err(|error| self.error(OPERATION, error))?;
+        let options = UploadToContainerOptionsBuilder::default()
+            .path(path)
+            .build();
+        let (writing, stream) = archive::write(content);
+        // Also when this is dropped half-way.
+        let stop = writing.stop.drop_guard();
+        let body = bollard::body_try_stream(stream);
+        let bound = daemon.timeout() * STALL_FACTOR;
+        let both = async {
+            let call = client.upload_to_container(container, Some(options), body);
+            let sent = while_moving(bound, &writing.moved, call).await;
+            // Who refused an archive does not read the rest of it.
+            if sent.is_err() {
+                drop(stop);
+            }
+            let written = writing.task.await;
+            Ok((written.unwrap_or(Err(ArchiveError::Abandoned)), sent))
+        };
+        match self.read(both).await {
+            // Half an archive can look like a whole one to the daemon.
+            Ok((Err(ArchiveError::Template(error)), _)) => {
+                Err(refused(OPERATION, &error.to_string()))
+            }
+            Ok((_, Err(error))) if error.is_disk_full() => {
+                let what = "no space left for the files of the workspace";
+                Err(self.explained(OPERATION, what, error))
+            }
+            Ok((_, Err(error))) | Err(error) => Err(self.error(OPERATION, error)),
+            Ok((Err(error), Ok(()))) => Err(refused(OPERATION, &error.to_string())),
+            Ok((Ok(()), Ok(()))) => Ok(()),
+        }
+    }
+}
+
+/// Waits for `call` as long as `moved` grows within every `bound`.
+async fn while_moving(
+    bound: Duration,
+    moved: &AtomicU64,
+    call: impl Future<Output = Result<(), Error>>,
+) -> Result<(), CallError> {
+    let mut call = std::pin::pin!(call);
+    let mut before = moved.load(Ordering::Relaxed);
+    loop {
+        if let Ok(ended) = timeout(bound, &mut call).await {
+            return ended.map_err(CallError::from);
+        }
+        let now = moved.load(Ordering::Relaxed);
+        if now == before {
+            return Err(CallError::Timeout);
+        }
+        before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_may_last_as_long_as_it_moves() {
+        let bound = Duration::from_secs(10);
+        let moved = AtomicU64::new(0);
+        let slow = async {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        while_moving(bound, &moved, slow).await.unwrap();
+
+        let began = tokio::time::Instant::now();
+        let stuck = async {
+            moved.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        };
+        let error = while_moving(bound, &moved, stuck).await.unwrap_err();
+        assert!(matches!(error, CallError::Timeout), "{error:?}");
+        assert!(began.elapsed() <= 2 * bound);
+    }
+}

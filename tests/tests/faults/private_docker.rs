@@ -1,0 +1,226 @@
+//! A Docker daemon of one test's own, which can be stopped, killed and started again
+//! without anybody else noticing. Needs root, as any daemon does.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::docker_world::{IMAGE, docker_at, have_image};
+
+/// How long a daemon may take to start, or to stop all its containers.
+const PATIENCE: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(50);
+
+pub(crate) struct PrivateDocker {
+    folder: TempDir,
+    daemon: Option<Child>,
+}
+
+impl PrivateDocker {
+    /// None, with a reason, when this process may not run one.
+    pub(crate) fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: a Docker daemon of its own needs root");
+            return None;
+        }
+        have_image();
+        let mut docker = Self {
+            folder: tempfile::tempdir().expect("a folder for the daemon"),
+            daemon: None,
+        };
+        docker.start();
+        let image = docker.folder.path().join("image.tar");
+        let image = image.to_str().expect("a UTF-8 path").to_owned();
+        docker_at(&[], &["save", "--output", &image, IMAGE]);
+        docker.run(&["load", "--input", &image]);
+        Some(docker)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// As clients are configured with it.
+    pub(crate) fn host(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    /// Runs the Docker command on this daemon.
+    pub(crate) fn run(&self, args: &[&str]) -> String {
+        docker_at(&["--host", &self.host()], args)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        // Nobody else on this machine uses the same addresses.
+        let third = 128 + std::process::id() % 100;
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(self.path("log"));
+        let log = log.expect("a log file");
+        let daemon = Command::new("dockerd")
+            .arg("--host")
+            .arg(self.host())
+            .arg("--data-root")
+            .arg(self.path("data"))
+            .arg("--exec-root")
+            .arg(self.path("exec"))
+            .arg("--pidfile")
+            .arg(self.path("pid"))
+            .arg("--default-address-pool")
+            .arg(format!("base=10.{third}.0.0/16,size=24"))
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args(["--ip-forward=false", "--ip-masq=false"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log file"))
+            .stderr(log)
+            .spawn();
+        self.daemon = Some(daemon.expect("dockerd"));
+        let deadline = Instant::now() + PATIENCE;
+        while !self.answers() {
+            assert!(Instant::now() < deadline, "no daemon:\n{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let mut version = Command::new("docker");
+        version.args(["--host", &self.host(), "version"]);
+        version.output().is_ok_and(|output| output.status.success())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Ends the daemon as an operator does; it ends its containers first.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            send(i32::try_from(daemon.id()).unwrap_or_default(), Signal::TERM);
+            let deadline = Instant::now() + PATIENCE;
+            while daemon.try_wait().ok().flatten().is_none() {
+                if Instant::now() > deadline {
+                    let _ = daemon.kill();
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+
+    /// Ends the daemon, its helpers and every container at once, as a power cut does.
+    pub(crate) fn kill_9(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else {
+            return;
+        };
+        let _ = daemon.kill();
+        let _ = daemon.wait();
+        let mut helpers = processes_of(self.folder.path());
+        let deadline = Instant::now() + PATIENCE;
+        while !helpers.is_empty() && Instant::now() < deadline {
+            // The agents are below the helpers.
+            for helper in &helpers {
+                for process in descendants_of(*helper) {
+                    send(process, Signal::KILL);
+                }
+                send(*helper, Signal::KILL);
+            }
+            std::thread::sleep(POLL);
+            helpers = processes_of(self.folder.path());
+        }
+        // It would be believed to belong to the next one.
+        let _ = std::fs::remove_file(self.path("pid"));
+    }
+}
+
+impl Drop for PrivateDocker {
+    fn drop(&mut self) {
+        let quietly = |args: &[&str]| {
+            let mut command = Command::new("docker");
+            command.args(["--host", &self.host()]).args(args).output()
+        };
+        if self.daemon.is_some() {
+            let all = quietly(&["ps", "-aq"]);
+            let all = all.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            let all = all.unwrap_or_default();
+            let ids: Vec<&str> = all.lines().collect();
+            if !ids.is_empty() {
+                let _ = quietly(&[&["rm", "-f"][..], &ids].concat());
+            }
+            let _ = quietly(&["network", "prune", "--force"]);
+        }
+        self.stop();
+        for process in processes_of(self.folder.path()) {
+            send(process, Signal::KILL);
+        }
+        // What a killed daemon left mounted.
+        for mount in mounts_below(self.folder.path()).iter().rev() {
+            let _ = Command::new("umount").arg("--lazy").arg(mount).output();
+        }
+    }
+}
+
+fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It may have ended by itself.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn all_processes() -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Processes whose command line names something in this folder, this one excepted.
+fn processes_of(folder: &Path) -> Vec<i32> {
+    let mark = folder.to_str().expect("a UTF-8 path");
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let mut found = all_processes();
+    found.retain(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let program = line.split(|byte| *byte == 0).next().unwrap_or_default();
+        let program = String::from_utf8_lossy(program);
+        let is_helper = ["dockerd", "containerd", "docker-proxy", "runc"]
+            .iter()
+            .any(|name| program.contains(name));
+        *pid != own && is_helper && String::from_utf8_lossy(&line).contains(mark)
+    });
+    found
+}
+
+/// Everything below a process, nearest first.
+fn descendants_of(pid: i32) -> Vec<i32> {
+    let parents: Vec<(i32, i32)> = all_processes()
+        .into_iter()
+        .filter_map(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (_, rest) = stat.rsplit_once(") ")?;
+            Some((pid, rest.split(' ').nth(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut found = vec![pid];
+    let mut at = 0;
+    while at < found.len() {
+        let above = found[at];
+        let below = parents.iter().filter(|(_, parent)| *parent == above);
+        found.extend(below.map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .map(PathBuf::from)
+        .filter(|point| point.starts_with(folder))
+        .collect()
+}
