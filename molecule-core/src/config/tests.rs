@@ -308,3 +308,15 @@ fn an_empty_platform_means_no_preference_and_not_the_default() {
     assert_eq!(unset.backend.docker.image_platform, None);
     assert_eq!(unset.backend.docker.image_registry, None);
 }
+
+#[test]
+fn a_start_is_given_some_time_between_two_signs_of_progress() {
+    for secs in ["0", "86401"] {
+        let yaml = format!("workspaces:\n  provision_quiet_secs: {secs}\n");
+        let error = load(&yaml, &[DEV]).unwrap_err().to_string();
+        let expected = "workspaces.provision_quiet_secs: must be between 1 and 86400";
+        assert!(error.contains(expected), "{error}");
+    }
+    let config = load("workspaces:\n  provision_quiet_secs: 1\n", &[DEV]).unwrap();
+    assert_eq!(config.workspaces.provision_quiet_secs, 1);
+}
