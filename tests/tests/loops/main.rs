@@ -2,8 +2,10 @@
 
 mod changes;
 mod doctor;
+mod fake_daemon;
 mod health;
 mod hibernation;
+mod large;
 mod leader;
 mod liveness;
 mod orphans;
