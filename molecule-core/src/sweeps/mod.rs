@@ -158,7 +158,7 @@ impl Sweeps {
             (services.leader).run(&services.supervisor, "backend-changes", follow);
         }
         self.lead("health-sweep", health, move |this| async move {
-            this.sweep_gone(shared_within(health)).await;
+            this.sweep_gone(shared_within(health), Absence::Gone).await;
         });
         let tokens = cadence.tokens;
         self.lead("token-sweep", tokens, move |this| async move {
