@@ -107,10 +107,7 @@ impl Flights {
         &self,
         reference: &str,
         begin: impl FnOnce(Steps) -> BoxFuture<'static, Pulled>,
-    ) -> (
-        Shared<BoxFuture<'static, Pulled>>,
-        watch::Receiver<Told>,
-    ) {
+    ) -> (Shared<BoxFuture<'static, Pulled>>, watch::Receiver<Told>) {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         flights.retain(|_, flight| flight.work.upgrade().is_some());
         if let Some(flight) = flights.get(reference)

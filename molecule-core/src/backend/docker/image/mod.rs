@@ -88,9 +88,19 @@ pub(super) fn platform(
     config: &DockerConfig,
     request: &ImageRequest,
 ) -> Result<Option<String>, BackendError> {
+    platform_on(platform::IS_APPLE_SILICON, config, request)
+}
+
+fn platform_on(
+    apple_silicon: bool,
+    config: &DockerConfig,
+    request: &ImageRequest,
+) -> Result<Option<String>, BackendError> {
     Ok(match choose::choose(config, request)? {
         Choice::Build => build::platform(config).map(str::to_owned),
-        Choice::Reference(_) => Platform::of(config).map(|platform| platform.to_string()),
+        Choice::Reference(_) => {
+            Platform::on(apple_silicon, config).map(|platform| platform.to_string())
+        }
     })
 }
 
@@ -412,6 +422,33 @@ mod tests {
         assert_eq!(found(&format!("ghcr.io/acme/agent@{b}"), None), Some(b));
         assert_eq!(found("ghcr.io/acme/agent-2:1", Some(&a)), None);
         assert_eq!(digest("agent:1", &ImageInspect::default(), None), None);
+    }
+
+    #[test]
+    fn a_container_has_the_platform_that_its_image_was_made_for() {
+        let config = |platform: Option<&str>| DockerConfig {
+            image_platform: platform.map(str::to_owned),
+            images: [("own".to_owned(), "r.acme.com/own:1".to_owned())].into(),
+            ..DockerConfig::default()
+        };
+        let of = |runtime: &str, apple_silicon, configured| {
+            let request = ImageRequest {
+                runtime: runtime.to_owned(),
+                pin: None,
+            };
+            platform_on(apple_silicon, &config(configured), &request).unwrap()
+        };
+        let amd = Some("linux/amd64".to_owned());
+        // Built by the daemon for itself
+        assert_eq!(of("codex", true, None), None);
+        assert_eq!(of("codex", false, None), None);
+        // Taken from a registry
+        assert_eq!(of("own", true, None), amd);
+        assert_eq!(of("own", false, None), None);
+        for runtime in ["codex", "own"] {
+            assert_eq!(of(runtime, true, Some("linux/amd64")), amd);
+            assert_eq!(of(runtime, true, Some("")), None);
+        }
     }
 
     #[test]
