@@ -341,6 +341,7 @@ impl WorkspaceBackend for FakeBackend {
             }
             _ => {}
         }
+        let image_digest = self.images.digest_of(spec, cancel).await?;
         self.state(|state| {
             state.stopped.remove(&id);
             state.running.insert(id, spec.clone());
@@ -350,7 +351,7 @@ impl WorkspaceBackend for FakeBackend {
             instance_id: format!("fake-{id}"),
             url: (self.state(|state| state.url.clone()))
                 .unwrap_or_else(|| "http://127.0.0.1:9".to_owned()),
-            image_digest: self.images.digest_of(spec),
+            image_digest,
         })
     }
 

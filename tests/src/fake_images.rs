@@ -20,6 +20,8 @@ pub enum Registry {
     /// As it should be.
     #[default]
     Serves,
+    /// It serves once more, and cannot be reached then.
+    ServesOnce,
     /// It refuses, for this reason.
     Refuses(String),
     /// It cannot be reached.
@@ -126,10 +128,21 @@ impl FakeImages {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// What a workspace that starts like this runs.
-    pub(crate) fn digest_of(&self, spec: &StartSpec) -> Option<ImageDigest> {
-        let pulled = || self.state(|state| state.here.get(&spec.runtime).cloned());
-        spec.image_pin.clone().or_else(pulled)
+    /// What a workspace that starts like this runs: what was obtained for it, else
+    /// what the registry has now.
+    pub(crate) async fn digest_of(
+        &self,
+        spec: &StartSpec,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ImageDigest>, BackendError> {
+        if !self.are_on() {
+            return Ok(None);
+        }
+        if let Some(image) = &spec.image {
+            return Ok(image.digest.clone());
+        }
+        let pulled = self.pull(&spec.runtime, &spec.progress, cancel).await?;
+        Ok(Some(spec.image_pin.clone().unwrap_or(pulled)))
     }
 
     fn state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
@@ -154,6 +167,7 @@ impl FakeImages {
         });
         match registry {
             Registry::Serves => {}
+            Registry::ServesOnce => self.state(|state| state.registry = Registry::Away),
             Registry::Refuses(reason) => return Err(refused(reason)),
             Registry::Away => {
                 return Err(BackendError::Timeout {

@@ -69,6 +69,7 @@ fn spec() -> StartSpec {
         existing_config: None,
         reset_session: false,
         image_pin: None,
+        image: None,
         progress: Progress::none(),
     }
 }

@@ -99,14 +99,19 @@ impl A2a {
             }
         }
         let workspace = self.workspaces.get(target).await;
-        let workspace = workspace.map_err(|error| error.says("lookup failed"))?;
+        let mut workspace = workspace.map_err(|error| error.says("lookup failed"))?;
         if workspace
             .budget_limit
             .is_some_and(|limit| workspace.monthly_spend >= limit)
         {
             return Err(Error::payment_required("workspace budget limit exceeded"));
         }
-        self.require_awake(&workspace).await?;
+        match workspace.kept_url.is_empty() {
+            true => self.require_awake(&workspace).await?,
+            // A boot is under way that still waits for its image: the agent of before
+            // works on.
+            false => workspace.url = std::mem::take(&mut workspace.kept_url),
+        }
         let message = message::normalise(body)?;
         self.call(workspace, message, limit).await
     }

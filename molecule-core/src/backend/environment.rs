@@ -69,6 +69,7 @@ mod tests {
             existing_config: None,
             reset_session: false,
             image_pin: None,
+            image: None,
             progress: crate::backend::Progress::none(),
         }
     }

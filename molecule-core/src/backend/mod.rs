@@ -229,6 +229,9 @@ pub struct StartSpec {
     /// Content of the image, when an administrator pinned the one of the runtime;
     /// ignored by backends without images.
     pub image_pin: Option<ImageDigest>,
+    /// The image that was obtained for this start, which is used as long as it is
+    /// there; `None` lets the backend obtain one. Ignored by backends without images.
+    pub image: Option<ObtainedImage>,
     /// Where to tell how the start gets on.
     pub progress: Progress,
 }

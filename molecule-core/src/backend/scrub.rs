@@ -123,6 +123,7 @@ mod tests {
             existing_config: None,
             reset_session: false,
             image_pin: None,
+            image: None,
             progress: crate::backend::Progress::none(),
         }
     }

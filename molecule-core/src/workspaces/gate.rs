@@ -21,14 +21,20 @@ pub(super) struct SerialGate(Arc<Mutex<HashMap<Uuid, Arc<AsyncMutex<()>>>>>);
 impl SerialGate {
     /// Waits for its turn.
     pub(super) async fn enter(&self, id: Uuid) -> Pass {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if locks.len() > TIDY_ABOVE {
-                locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            }
-            Arc::clone(locks.entry(id).or_default())
-        };
-        lock.lock_owned().await
+        self.door(id).lock_owned().await
+    }
+
+    /// Enters if nobody is inside or waits.
+    pub(super) fn try_enter(&self, id: Uuid) -> Option<Pass> {
+        self.door(id).try_lock_owned().ok()
+    }
+
+    fn door(&self, id: Uuid) -> Arc<AsyncMutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.len() > TIDY_ABOVE {
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        Arc::clone(locks.entry(id).or_default())
     }
 }
 
@@ -42,6 +48,8 @@ mod tests {
         let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
         let pass = gate.enter(one).await;
         gate.enter(other).await;
+        assert!(gate.try_enter(one).is_none());
+        assert!(gate.try_enter(other).is_some());
         let waiting = tokio::spawn({
             let gate = gate.clone();
             async move { drop(gate.enter(one).await) }

@@ -112,6 +112,8 @@ pub(crate) struct Workspace {
     pub(super) started: bool,
     /// The boot under way has left the agent of before alone so far.
     pub(super) has_fallback: bool,
+    /// Where that agent is reached meanwhile; empty without one.
+    pub(crate) kept_url: String,
     pub(crate) x: f64,
     pub(crate) y: f64,
     pub(crate) collapsed: bool,
@@ -149,6 +151,7 @@ from_row!(Workspace {
     starting,
     started,
     has_fallback,
+    kept_url,
     x,
     y,
     collapsed,

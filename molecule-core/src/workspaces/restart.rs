@@ -17,6 +17,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::boot::Boot;
+use super::gate::Pass;
 use super::model::Status;
 use super::status::Trigger;
 use super::store::lease::Lease;
@@ -230,7 +231,12 @@ impl Workspaces {
         };
         let before = restart_context::Before::of(services, &row).await;
         let boot = Boot::again(row.booted_at.is_some()).automatic();
-        if self.boot(id, &boot, from).await? {
+        // Something may have begun since this round was listed, and may take many
+        // minutes. The request stays, and the other workspaces do not wait for it.
+        let Some(pass) = self.provisioner.gate().try_enter(id) else {
+            return Ok(());
+        };
+        if self.boot_inside(pass, id, &boot, from).await? {
             tracing::info!(workspace.id = %id, from = %row.status(), "restarting as requested");
             metrics::counter!("molecule_restarts_total", "cause" => "requested").increment(1);
             self.tell_context(before);
@@ -241,8 +247,13 @@ impl Workspaces {
     /// Begins a boot of a workspace that exists: row, event, background work.
     /// False when the row allows it no more, or another server provisions it.
     pub(super) async fn boot(&self, id: Uuid, boot: &Boot, from: BootFrom) -> Result<bool> {
-        let services = &self.services;
         let pass = self.provisioner.gate().enter(id).await;
+        self.boot_inside(pass, id, boot, from).await
+    }
+
+    /// The same for who has entered the gate of the workspace.
+    async fn boot_inside(&self, pass: Pass, id: Uuid, boot: &Boot, from: BootFrom) -> Result<bool> {
+        let services = &self.services;
         let now = timestamp(&services.clock);
         let mut tx = services.db.begin().await?;
         let until = self.provisioner.lease_until();

@@ -31,6 +31,9 @@ macro_rules! select {
                     w.provision_lease_until IS NOT NULL AS starting,
                     w.provisioned_at IS NOT NULL AS started,
                     w.fallback_status IS NOT NULL AS has_fallback,
+                    CASE WHEN w.fallback_status IN ('online', 'degraded') AND w.provision_lease_until IS NOT NULL
+                          AND w.status IN ('provisioning', 'online', 'degraded')
+                         THEN COALESCE(w.fallback_url, '') ELSE '' END AS kept_url,
                     COALESCE(c.x, 0.0) AS x, COALESCE(c.y, 0.0) AS y,
                     COALESCE(c.collapsed, FALSE) AS collapsed
              FROM workspaces w LEFT JOIN canvas_layouts c ON c.workspace_id = w.id ",

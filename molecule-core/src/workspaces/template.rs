@@ -63,7 +63,8 @@ impl ConfigFacts {
     /// Reads `<dir>/config.yaml`; no facts when there is none.
     pub(super) async fn of_folder(dir: &Path) -> Self {
         let path = dir.join(CONFIG_FILE);
-        match tokio::fs::metadata(&path).await {
+        // A link is not brought to the agent, so it says nothing of it.
+        match tokio::fs::symlink_metadata(&path).await {
             Ok(meta) if meta.is_file() && meta.len() <= MAX_CONFIG_BYTES => {}
             _ => return Self::default(),
         }
@@ -72,6 +73,13 @@ impl ConfigFacts {
             Err(_) => Self::default(),
         }
     }
+}
+
+/// True when an agent that is started from the template in `dir` gets a `config.yaml`
+/// from there. Backends copy files and no links.
+pub(super) async fn brings_config(dir: &Path) -> bool {
+    let found = tokio::fs::symlink_metadata(dir.join(CONFIG_FILE)).await;
+    found.is_ok_and(|meta| meta.is_file())
 }
 
 /// The folder of a template the caller named, if it exists below `root`.
@@ -132,6 +140,25 @@ mod tests {
         for name in ["out", "../x", "missing", "", "."] {
             assert!(named(root.path(), name).await.is_none(), "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_that_is_a_link_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let (real, linked) = (root.path().join("real"), root.path().join("linked"));
+        for dir in [&real, &linked] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        std::fs::write(real.join(CONFIG_FILE), "runtime: hermes\n").unwrap();
+        std::os::unix::fs::symlink(real.join(CONFIG_FILE), linked.join(CONFIG_FILE)).unwrap();
+        assert!(brings_config(&real).await && !brings_config(&linked).await);
+        let runtime = ConfigFacts::of_folder(&real).await.runtime;
+        assert_eq!(runtime.as_deref(), Some("hermes"));
+        assert_eq!(
+            ConfigFacts::of_folder(&linked).await,
+            ConfigFacts::default()
+        );
+        assert!(!brings_config(root.path()).await);
     }
 
     proptest! {

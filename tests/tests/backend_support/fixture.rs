@@ -65,6 +65,7 @@ pub(crate) fn spec() -> StartSpec {
         existing_config: None,
         reset_session: false,
         image_pin: None,
+        image: None,
         progress: molecule_core::backend::Progress::none(),
     }
 }

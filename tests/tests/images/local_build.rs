@@ -5,7 +5,7 @@ mod hostile;
 mod secrets;
 mod sharing;
 
-use molecule_core::backend::StartSpec;
+use molecule_core::backend::{ImageRequest, Progress, StartSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend_support::agent::Seen;
@@ -87,6 +87,33 @@ async fn docker_a_workspace_runs_from_an_image_that_was_built_here() {
         .image("molecule-local/workspace-template-openclaw:latest")
         .await;
     assert_eq!(latest.unwrap().id, newest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_a_start_looks_nothing_up_once_its_image_was_obtained() {
+    let Some(world) = BuildWorld::new().await else {
+        return;
+    };
+    let first = world.commit("langgraph", "LABEL version=1");
+    let request = ImageRequest {
+        runtime: "langgraph".to_owned(),
+        pin: None,
+    };
+    let (none, cancel) = (Progress::none(), CancellationToken::new());
+    let images = world.backend.images().unwrap();
+    let obtained = images.obtain(&request, &none, &cancel).await.unwrap();
+    assert_eq!((&obtained.reference, &obtained.digest), (&first, &None));
+    // The branch moves on.
+    world.commit("langgraph", "LABEL version=2");
+    let spec = StartSpec {
+        image: Some(obtained),
+        ..world.spec("langgraph")
+    };
+    let instance = world.backend.start(&spec, &cancel).await.unwrap();
+    assert_eq!(instance.image_digest, None);
+    let container = world.fixture.inspect(&instance.instance_id).await;
+    assert_eq!(container.config.unwrap().image.as_deref(), Some(&*first));
+    assert_eq!((world.host.lookups(), world.host.fetches()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

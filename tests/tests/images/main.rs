@@ -16,6 +16,7 @@
 )]
 #[path = "../backend_support/mod.rs"]
 mod backend_support;
+mod boots;
 mod credentials;
 mod decline;
 mod faults;

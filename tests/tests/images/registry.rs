@@ -3,7 +3,7 @@
 
 use futures_util::FutureExt;
 use hyper::Method;
-use molecule_core::backend::{Phase, StartSpec};
+use molecule_core::backend::{ObtainedImage, Phase, StartSpec};
 
 use crate::backend_support::agent::wait_until_ready;
 use crate::backend_support::fixture::{Fixture, spec};
@@ -208,6 +208,33 @@ async fn a_pin_brings_an_older_image_back() {
         "{error}"
     );
     world.fixture.script(pinned.workspace_id, &script).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_takes_the_image_that_was_obtained_for_it() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let first = world.registry.push("agent", "latest", "one").await;
+    let backend = world.backend(&world.registry.reference("agent", "latest"));
+    let obtained = obtain(&backend).await.expect("an image");
+    let newer = world.registry.push("agent", "latest", "two").await;
+
+    // What was obtained is not asked for again
+    let mut spec = spec();
+    spec.image = Some(obtained.clone());
+    let instance = backend.start(&spec, &never()).await.expect("a start");
+    assert_eq!(instance.image_digest, digest(&first));
+    let script = format!("$B grep -qx one {MARKER}");
+    world.fixture.script(spec.workspace_id, &script).await;
+
+    // Unless it is gone by now
+    spec.image = Some(ObtainedImage {
+        reference: world.registry.reference("agent", "gone"),
+        ..obtained
+    });
+    let instance = backend.start(&spec, &never()).await.expect("a start");
+    assert_eq!(instance.image_digest, digest(&newer));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use self::volumes::Sessions;
 use super::container::{CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
-use super::image::{self, Platform};
+use super::image;
 use super::isolation::Isolation;
 use super::objects::{self, Found};
 use super::{Inner, names, network};
@@ -61,10 +61,7 @@ impl Start {
     async fn steps(&self, undo: &mut UndoStack) -> Result<Instance, BackendError> {
         let config = &self.inner.config;
         let id = self.spec.workspace_id;
-        let wanted = ImageRequest {
-            runtime: self.spec.runtime.clone(),
-            pin: self.spec.image_pin.clone(),
-        };
+        let wanted = self.wanted();
         image::reference(config, &wanted)?;
         let isolation = self.isolation();
         let workspace = Workspace::of(&self.spec, isolation)?;
@@ -126,6 +123,13 @@ impl Start {
         })
     }
 
+    fn wanted(&self) -> ImageRequest {
+        ImageRequest {
+            runtime: self.spec.runtime.clone(),
+            pin: self.spec.image_pin.clone(),
+        }
+    }
+
     fn isolation(&self) -> Isolation {
         let isolation = Isolation::of(self.spec.tier, self.inner.config.privileged_tiers);
         if isolation.is_held_back() {
@@ -149,8 +153,27 @@ impl Start {
         .map_err(|error| self.error("ensure network", error))
     }
 
+    /// What was obtained for this start is not asked for a second time: by now the
+    /// agent of before may have lost its credentials, and a registry or a repository
+    /// that cannot be reached must not end the start.
     async fn ensure_image(&self, wanted: &ImageRequest) -> Result<ObtainedImage, BackendError> {
+        if let Some(given) = &self.spec.image
+            && let Some(image) = self.still_there(given).await?
+        {
+            return Ok(image);
+        }
         image::obtain(&self.inner, wanted, &self.spec.progress, &self.cancel).await
+    }
+
+    async fn still_there(
+        &self,
+        given: &ObtainedImage,
+    ) -> Result<Option<ObtainedImage>, BackendError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(BackendError::Cancelled),
+            found = image::still_there(&self.inner, given) => found,
+        }
     }
 
     /// Removes what was left under the names of this workspace. A removal that is
@@ -197,7 +220,7 @@ impl Start {
         (name, body): (String, ContainerCreateBody),
     ) -> Result<String, BackendError> {
         let image = body.image.clone().unwrap_or_default();
-        let platform = Platform::of(&self.inner.config).map(|platform| platform.to_string());
+        let platform = image::platform(&self.inner.config, &self.wanted())?;
         let options = CreateContainerOptionsBuilder::default()
             .name(&name)
             .platform(platform.as_deref().unwrap_or_default())

@@ -35,17 +35,27 @@ pub(super) struct Attempt(Arc<Inner>);
 
 struct Inner {
     limits: Limits,
-    started: Instant,
+    clock: Mutex<Clock>,
+    /// Told when the clock runs again.
+    resumed: Notify,
     /// Cancelled by whoever ends the provision, and by [`Attempt::watch`].
     token: CancellationToken,
     gave_up: OnceLock<GaveUp>,
-    last_sign: Mutex<Instant>,
     latest: Mutex<Option<ProgressStep>>,
     told: Notify,
     /// Set by every sign of progress, for whoever keeps the lease.
     moved: Arc<AtomicBool>,
     has_image: AtomicBool,
+    had_request: AtomicBool,
     has_credentials: AtomicBool,
+}
+
+/// When the try is over.
+struct Clock {
+    deadline: Instant,
+    last_sign: Instant,
+    /// It waits for its turn, and time does not pass.
+    stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -59,14 +69,19 @@ impl Attempt {
         let started = Instant::now();
         Self(Arc::new(Inner {
             limits,
-            started,
+            clock: Mutex::new(Clock {
+                deadline: started + limits.whole,
+                last_sign: started,
+                stopped: false,
+            }),
+            resumed: Notify::new(),
             token: cancel.child_token(),
             gave_up: OnceLock::new(),
-            last_sign: Mutex::new(started),
             latest: Mutex::default(),
             told: Notify::new(),
             moved,
             has_image: AtomicBool::new(false),
+            had_request: AtomicBool::new(false),
             has_credentials: AtomicBool::new(false),
         }))
     }
@@ -89,13 +104,33 @@ impl Attempt {
 
     /// Something got on.
     fn sign(&self) {
-        *self.last_sign() = Instant::now();
+        self.clock().last_sign = Instant::now();
     }
 
-    /// The image is there, or none is needed: nothing is declined from here on.
+    /// Waits for its turn: that is neither work nor silence.
+    pub(super) async fn idle<T>(&self, turn: impl Future<Output = T>) -> T {
+        let since = Instant::now();
+        self.clock().stopped = true;
+        let had = turn.await;
+        {
+            let mut clock = self.clock();
+            clock.deadline += since.elapsed();
+            clock.last_sign = Instant::now();
+            clock.stopped = false;
+        }
+        self.0.resumed.notify_one();
+        had
+    }
+
+    /// The image is there, or none is needed.
     pub(super) fn has_image(&self) {
         self.0.has_image.store(true, Ordering::Relaxed);
         self.sign();
+    }
+
+    /// It took the request of a restart, to which there is no other answer.
+    pub(super) fn had_request(&self) {
+        self.0.had_request.store(true, Ordering::Relaxed);
     }
 
     /// What ran before has no credentials any more.
@@ -107,6 +142,11 @@ impl Attempt {
     /// True until the image is there.
     pub(super) fn lacks_image(&self) -> bool {
         !self.0.has_image.load(Ordering::Relaxed)
+    }
+
+    /// True when it took the request of a restart.
+    pub(super) fn took_request(&self) -> bool {
+        self.0.had_request.load(Ordering::Relaxed)
     }
 
     /// True when what ran before can do nothing any more.
@@ -127,9 +167,16 @@ impl Attempt {
     /// happened. Cancelling lets the backend undo, as a delete does.
     pub(super) async fn watch(&self) {
         let inner = &self.0;
-        let deadline = inner.started + inner.limits.whole;
         let why = loop {
-            let quiet_at = inner.limits.quiet.map(|quiet| *self.last_sign() + quiet);
+            let (deadline, last_sign, stopped) = {
+                let clock = self.clock();
+                (clock.deadline, clock.last_sign, clock.stopped)
+            };
+            if stopped {
+                inner.resumed.notified().await;
+                continue;
+            }
+            let quiet_at = inner.limits.quiet.map(|quiet| last_sign + quiet);
             let wake_at = quiet_at.map_or(deadline, |at| at.min(deadline));
             let now = Instant::now();
             if now >= deadline {
@@ -165,8 +212,8 @@ impl Attempt {
         }
     }
 
-    fn last_sign(&self) -> MutexGuard<'_, Instant> {
-        (self.0.last_sign.lock()).unwrap_or_else(PoisonError::into_inner)
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        (self.0.clock.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<ProgressStep>> {
@@ -235,6 +282,38 @@ mod tests {
         assert_eq!(secs, 1000);
         assert!(cause.contains("not started"), "{cause}");
         assert!(attempt.0.moved.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_turn_is_neither_silence_nor_work() {
+        let attempt = attempt(1000, Some(240));
+        let working = async {
+            sleep(Duration::from_secs(100)).await;
+            attempt.idle(sleep(Duration::from_secs(5000))).await;
+            // From here on it is silent.
+            std::future::pending::<()>().await;
+        };
+        let (secs, cause) = tokio::select! {
+            ended = ends(&attempt) => ended,
+            () = working => panic!("it never ends"),
+        };
+        assert_eq!(secs, 100 + 5000 + 240);
+        assert!(cause.contains("no sign of progress"), "{cause}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_is_moved_by_what_was_waited() {
+        let attempt = attempt(1000, None);
+        let working = async {
+            attempt.idle(sleep(Duration::from_secs(5000))).await;
+            std::future::pending::<()>().await;
+        };
+        let (secs, cause) = tokio::select! {
+            ended = ends(&attempt) => ended,
+            () = working => panic!("it never ends"),
+        };
+        assert_eq!(secs, 6000);
+        assert!(cause.contains("not started"), "{cause}");
     }
 
     #[tokio::test(start_paused = true)]

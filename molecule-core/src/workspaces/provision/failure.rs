@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::super::Services;
 use super::super::model::Status;
 use super::super::store::lease::{self, Again, Lease};
+use super::outcome::Declined;
 use crate::backend::{BackendError, BackendKind};
 use crate::error::{Error, Kind};
 use crate::events::EventType;
@@ -111,7 +112,8 @@ impl From<BundleError> for Step {
 impl From<ChainError> for Step {
     fn from(error: ChainError) -> Self {
         let cause = format!("provisionhook {:?}: {}", error.hook, error.cause.chain());
-        Failure::new(HOOKS_FAILED, "hook", cause).into()
+        let failure = Failure::new(HOOKS_FAILED, "hook", cause);
+        failure.passing(error.cause.is_transient()).into()
     }
 }
 
@@ -150,6 +152,11 @@ const START_FAILED: &str = "workspace start failed";
 /// Text of a restart without an image, whose old agent was left alone.
 pub(super) const DECLINED: &str =
     "restart declined: the image could not be obtained; the running agent was kept";
+
+/// Text of a restart that failed later than that, and left the old agent alone too.
+pub(super) fn declined_because(text: &str) -> String {
+    format!("restart declined: {text}; the running agent was kept")
+}
 
 /// Documented text of a boot that a hook ended.
 pub(crate) const HOOKS_FAILED: &str = "plugin env mutator chain failed";
@@ -206,12 +213,14 @@ impl Services {
     pub(super) async fn mark_declined(
         &self,
         lease: Lease,
-        url: &str,
+        declined: &Declined,
         again: DateTime<Utc>,
     ) -> Result<bool, Error> {
+        let (text, url) = (&declined.text, &declined.url);
+        let again = (again, declined.took_request);
         let now = timestamp(&self.clock);
         let mut tx = self.db.begin().await?;
-        let declined = lease::decline(&mut tx, lease, url, DECLINED, again, now).await?;
+        let declined = lease::decline(&mut tx, lease, url, text, again, now).await?;
         let Some(status) = declined else {
             return Ok(false);
         };
@@ -222,7 +231,7 @@ impl Services {
             Status::Failed => EventType::WorkspaceProvisionFailed,
             _ => EventType::WorkspaceUpdated,
         };
-        let payload = json!({ "restart_declined": true, "error": DECLINED });
+        let payload = json!({ "restart_declined": true, "error": text });
         let recorded = self.events.record(&mut tx, event, lease.id, payload);
         let event = recorded.await?;
         tx.commit().await?;

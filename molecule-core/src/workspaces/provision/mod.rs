@@ -1,11 +1,12 @@
 //! From an accepted row to a started agent, as named steps with undo.
 //!
-//! `obtain_image → load_secrets → build_env → run_hooks → check_required_env →
+//! `obtain_image → (turn) → load_secrets → build_env → run_hooks → check_required_env →
 //! render_config → mint_credentials → start_backend → record_instance`
 //!
 //! A failed step takes back what the earlier ones did and leaves the row `failed`
-//! with a fixed text. Without an image, a restart is *declined* instead while the old
-//! agent may still run: nothing of it was touched, and the row is what it was. What
+//! with a fixed text. Without an image, or for a reason that passes before the old agent
+//! lost its credentials, a restart is *declined* instead while that agent may still run:
+//! nothing of it was touched, and the row is what it was. What
 //! failed for a reason that passes, and what was declined though somebody asked for it,
 //! is tried again, later each time. A shutdown in the middle takes back too, but leaves the row
 //! `provisioning` with its lease in the past: the next server starts over. The lease,
@@ -33,7 +34,7 @@ use uuid::Uuid;
 use attempt::{Attempt, Limits};
 use failure::{Failure, Step};
 pub(super) use failure::{HOOKS_FAILED, NO_BACKEND};
-use outcome::Outcome;
+use outcome::{Declined, Outcome};
 pub(super) use steps::missing_env;
 
 use super::gate::{Pass, SerialGate};
@@ -270,10 +271,9 @@ impl Provisioner {
         let started = Instant::now();
         let signals = Signals::default();
         let work = async {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Outcome::Cancelled,
-                _slot = self.slots.acquire() => self.provision(lease, &cancel, &signals).await,
+            match cancel.is_cancelled() {
+                true => Outcome::Cancelled,
+                false => self.provision(lease, &cancel, &signals).await,
             }
         };
         let outcome = tokio::select! {
@@ -335,7 +335,9 @@ impl Provisioner {
         let limits = self.limits(&workspace);
         let attempt = Attempt::new(limits, cancel, Arc::clone(&signals.moved));
         let mut undo = UndoStack::default();
-        let steps = self.steps(lease, &workspace, &attempt, &mut undo);
+        // Held until everything is taken back as well.
+        let mut turn = None;
+        let steps = self.steps(lease, &workspace, &attempt, &mut turn, &mut undo);
         let fenced = AssertUnwindSafe(steps).catch_unwind();
         let result = tokio::select! {
             result = fenced => result.unwrap_or_else(|_| Err(Failure::panicked().into())),
@@ -355,13 +357,13 @@ impl Provisioner {
             Step::Cancelled if !cancel.is_cancelled() => attempt.failure(),
             Step::Cancelled | Step::Lost => None,
         };
-        if let Some(failure) = &failure
-            && attempt.lacks_image()
-            && workspace.has_fallback
-            && let Some(url) = self.old_agent(&workspace).await
-        {
-            return Outcome::declined(failure, url);
-        }
+        let failure = match failure {
+            Some(failure) => match self.decline(failure, &workspace, &attempt).await {
+                Ok(declined) => return Outcome::Declined(declined),
+                Err(failure) => Some(failure),
+            },
+            None => None,
+        };
         undo.unwind(UNDO_TIMEOUT).await;
         // Who was cancelled before anything was done to the old agent leaves it alone.
         if workspace.booted_at.is_some() && (failure.is_some() || attempt.took_credentials()) {
@@ -376,6 +378,34 @@ impl Provisioner {
             },
             None => Outcome::Cancelled,
         }
+    }
+
+    /// Declines a restart that failed, if the agent of before was left alone and
+    /// perhaps runs: without an image always, and later if the trouble passes.
+    async fn decline(
+        &self,
+        failure: Failure,
+        workspace: &Workspace,
+        attempt: &Attempt,
+    ) -> Result<Declined, Failure> {
+        let lacks_image = attempt.lacks_image();
+        let leaves_alone = lacks_image || (failure.passes && !attempt.took_credentials());
+        if !leaves_alone || !workspace.has_fallback {
+            return Err(failure);
+        }
+        let Some(url) = self.old_agent(workspace).await else {
+            return Err(failure);
+        };
+        let text = match lacks_image {
+            true => failure::DECLINED.to_owned(),
+            false => failure::declined_because(&failure.text),
+        };
+        Ok(Declined {
+            failure,
+            text,
+            url,
+            took_request: attempt.took_request(),
+        })
     }
 
     /// How long this try may take.

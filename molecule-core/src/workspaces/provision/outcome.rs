@@ -23,14 +23,21 @@ pub(super) enum Outcome {
         /// A request that is still there came after the boot read what it needs.
         took_request: bool,
     },
-    /// There was no image; the agent of before was left alone and is reached there.
-    Declined {
-        class: &'static str,
-        cause: String,
-        url: String,
-    },
+    /// The agent of before was left alone.
+    Declined(Declined),
     /// Cancelled by a delete or by shutdown, and taken back.
     Cancelled,
+}
+
+/// A boot that was given up for the agent of before.
+pub(super) struct Declined {
+    pub(super) failure: Failure,
+    /// What may be shown.
+    pub(super) text: String,
+    /// Where the agent of before is reached.
+    pub(super) url: String,
+    /// It had taken the request that it was to answer.
+    pub(super) took_request: bool,
 }
 
 impl Outcome {
@@ -43,20 +50,12 @@ impl Outcome {
         }
     }
 
-    pub(super) fn declined(failure: &Failure, url: String) -> Self {
-        Self::Declined {
-            class: failure.class,
-            cause: failure.cause.clone(),
-            url,
-        }
-    }
-
     /// A bounded word for metrics.
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Started => "ok",
             Self::Failed { failure, .. } => failure.class,
-            Self::Declined { .. } => "declined",
+            Self::Declined(_) => "declined",
             Self::Cancelled => "cancelled",
         }
     }
@@ -80,12 +79,13 @@ impl Provisioner {
                 let again = self.again(lease, &failure, is_automatic, took_request);
                 self.fail(lease, failure, again, duration_ms).await;
             }
-            Outcome::Declined { class, cause, url } => {
-                let cause = self.services.redactor.redact(&cause);
-                tracing::error!(workspace.id = %id, reason = class, cause, "restart declined: no image");
+            Outcome::Declined(declined) => {
+                let class = declined.failure.class;
+                let cause = self.services.redactor.redact(&declined.failure.cause);
+                tracing::error!(workspace.id = %id, reason = class, cause, "restart declined");
                 record("provision.declined", lease, class, duration_ms);
                 let again = timestamp(&self.services.clock) + self.setbacks.add(id);
-                let written = self.services.mark_declined(lease, &url, again);
+                let written = self.services.mark_declined(lease, &declined, again);
                 log_unwritten(lease, tokio::time::timeout(OUTCOME_TIMEOUT, written).await);
             }
             Outcome::Cancelled => {

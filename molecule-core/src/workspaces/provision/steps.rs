@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_hooks::{EnvMap, Secret};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::super::boot::{Boot, BootSource};
@@ -19,8 +20,8 @@ use super::failure::{Failure, Step};
 use super::{Provisioner, is_bootable};
 use crate::auth::mint;
 use crate::backend::{
-    BackendError, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef, Progress,
-    StartSpec, UndoStack,
+    BackendError, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef, ObtainedImage,
+    Progress, StartSpec, UndoStack,
 };
 use crate::error::Error;
 use crate::secrets::aad;
@@ -38,14 +39,24 @@ impl Provisioner {
         lease: Lease,
         workspace: &Workspace,
         attempt: &Attempt,
+        turn: &mut Option<OwnedSemaphorePermit>,
         undo: &mut UndoStack,
     ) -> Result<(), Step> {
         let (services, cancel) = (&self.services, attempt.token());
-        // First, because it can take minutes: what the others find is not old then.
-        let image = self.obtain_image(workspace, attempt).await?;
+        // First, because it can take minutes: what the others find is not old then. And
+        // before its turn: who waits for an image keeps nobody from starting.
+        let mut image = self.obtain_image(workspace, attempt).await?;
         attempt.has_image();
-        let workspace = &self.take_request(lease).await?;
+        let slot = attempt.idle(Arc::clone(&self.slots).acquire_owned());
+        *turn = unless(cancel, slot).await?.ok();
+        let workspace = &self.take_request(lease, attempt).await?;
         let id = workspace.id;
+        if let Some((request, _)) = &image
+            && request.runtime != self.runtime_of(workspace)
+        {
+            // It became another one while the image was on its way.
+            image = self.obtain_image(workspace, attempt).await?;
+        }
         let boot = workspace.boot();
         let keeps = boot.source == BootSource::Existing;
         let template = self.template_of(workspace, &boot.source).await;
@@ -80,11 +91,10 @@ impl Provisioner {
             spec.template_root = restart_source::org_templates(root);
         }
         spec.reset_session = boot.reset_session;
-        spec.image_pin = match image {
-            Some(image) if image.runtime == spec.runtime => image.pin,
-            // It became another one while the image was on its way.
-            _ => services.images.pin_of(&spec.runtime).await,
-        };
+        if let Some((request, obtained)) = image {
+            spec.image_pin = request.pin;
+            spec.image = Some(obtained);
+        }
         spec.progress = attempt.progress();
         if keeps {
             let fallback = spec.template_dir.take();
@@ -106,7 +116,7 @@ impl Provisioner {
         &self,
         workspace: &Workspace,
         attempt: &Attempt,
-    ) -> Result<Option<ImageRequest>, Step> {
+    ) -> Result<Option<(ImageRequest, ObtainedImage)>, Step> {
         let services = &self.services;
         let Some(images) = services.backend.images() else {
             return Ok(None);
@@ -126,31 +136,36 @@ impl Provisioner {
             () = gave_up => Err(BackendError::Cancelled),
         };
         match obtained {
-            Ok(image) if image.stale => {
-                tracing::warn!(
-                    workspace.id = %workspace.id, image = image.reference,
-                    "the image may be old: there was no newer one to be had"
-                );
+            Ok(image) => {
+                if image.stale {
+                    tracing::warn!(
+                        workspace.id = %workspace.id, image = image.reference,
+                        "the image may be old: there was no newer one to be had"
+                    );
+                }
+                Ok(Some((request, image)))
             }
-            Ok(_) => {}
-            Err(BackendError::Cancelled) => return Err(Step::Cancelled),
+            Err(BackendError::Cancelled) => Err(Step::Cancelled),
             // One that is known by name can be there later, whatever is wrong now.
             Err(error) => {
                 let is_known = images.reference(&request).is_ok();
-                return Err(Failure::image(error).passing(is_known).into());
+                Err(Failure::image(error).passing(is_known).into())
             }
         }
-        Ok(Some(request))
     }
 
     /// Takes the request that this boot answers: whatever is changed from here on
     /// requests another one. Answers with the row as it is now.
-    async fn take_request(&self, lease: Lease) -> Result<Workspace, Step> {
+    async fn take_request(&self, lease: Lease, attempt: &Attempt) -> Result<Workspace, Step> {
         let db = &self.services.db;
         let failed = |error: sqlx::Error| Failure::store("load_workspace", &error);
         // Overtaken, or removed in between.
-        if !lifecycle::take_request(db, lease).await.map_err(failed)? {
-            return Err(Step::Cancelled);
+        let until = self.lease_until();
+        let taken = lifecycle::take_request(db, lease, until).await;
+        match taken.map_err(failed)? {
+            None => return Err(Step::Cancelled),
+            Some(true) => attempt.had_request(),
+            Some(false) => {}
         }
         match store::find(db, lease.id).await.map_err(failed)? {
             Some(workspace) if is_bootable(workspace.status()) => Ok(workspace),
@@ -217,9 +232,7 @@ impl Provisioner {
         template: Option<&std::path::Path>,
     ) -> (Option<ConfigFile>, ConfigFacts) {
         if let Some(dir) = template
-            && tokio::fs::try_exists(dir.join(CONFIG_FILE))
-                .await
-                .unwrap_or(false)
+            && template::brings_config(dir).await
         {
             return (None, ConfigFacts::of_folder(dir).await);
         }
@@ -259,6 +272,7 @@ impl Provisioner {
         attempt.has_credentials();
         tx.commit().await?;
         services.auth.forget(id);
+        services.directory.forget(id);
         let taking_back = Arc::clone(services);
         undo.push("mint_credentials", async move {
             taking_back.revoke(lease).await
@@ -299,6 +313,7 @@ impl Provisioner {
             existing_config: None,
             reset_session: false,
             image_pin: None,
+            image: None,
             progress: Progress::none(),
         }
     }

@@ -155,11 +155,14 @@ pub(in super::super) async fn hold(
 
 statement!(
     FORGET_FALLBACK,
-    "UPDATE workspaces SET fallback_status = NULL, fallback_url = NULL WHERE id = $1 AND provision_epoch = $2"
+    "UPDATE workspaces SET fallback_status = NULL, fallback_url = NULL, url = '',
+            status = CASE WHEN status IN ('online', 'degraded') THEN 'provisioning' ELSE status END
+     WHERE id = $1 AND provision_epoch = $2"
 );
 
-/// From here on the old agent is not what it was: there is no way back to it. Part of
-/// the transaction that takes its credentials.
+/// From here on the old agent is not what it was: there is no way back to it, and what
+/// it reported meanwhile says nothing of the new one. Part of the transaction that
+/// takes its credentials.
 pub(in super::super) async fn forget_fallback(tx: &mut Tx, lease: Lease) -> sqlx::Result<()> {
     with_tx!(tx, |conn| sqlx::query(FORGET_FALLBACK)
         .bind(lease.id)
@@ -279,7 +282,7 @@ statement!(
     DECLINE,
     "UPDATE workspaces SET status = CASE WHEN status = 'provisioning' THEN fallback_status ELSE status END,
             url = CASE WHEN $3 = '' THEN COALESCE(fallback_url, '') ELSE $3 END, last_sample_error = $4,
-            restart_requested_at = CASE WHEN restart_requested_at IS NULL THEN restart_requested_at ELSE $5 END,
+            restart_requested_at = CASE WHEN restart_requested_at IS NOT NULL OR $7 THEN $5 ELSE NULL END,
             fallback_status = NULL, fallback_url = NULL, provision_lease_until = NULL, updated_at = $6
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND fallback_status IS NOT NULL
        AND status IN ('provisioning', 'online', 'degraded')
@@ -287,14 +290,14 @@ statement!(
 );
 
 /// Gives a boot up that left the old agent alone, and answers with the status that the
-/// workspace has again. A request for it waits until `again`. None when the lease is
-/// lost, or there is nothing to go back to.
+/// workspace has again. A request for it, also one that the boot has `taken`, waits
+/// until `again`. None when the lease is lost, or there is nothing to go back to.
 pub(in super::super) async fn decline(
     tx: &mut Tx,
     lease: Lease,
     url: &str,
     text: &str,
-    again: DateTime<Utc>,
+    (again, taken): (DateTime<Utc>, bool),
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<String>> {
     with_tx!(tx, |conn| sqlx::query_scalar(DECLINE)
@@ -304,6 +307,7 @@ pub(in super::super) async fn decline(
         .bind(text)
         .bind(again)
         .bind(now)
+        .bind(taken)
         .fetch_optional(conn)
         .await)
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::super::boot::Boot;
 use super::super::model::Status;
 use super::super::status::{Trigger, sources};
-use super::lease::Lease;
+use super::lease::{self, Lease};
 use crate::store::{Db, Tx, from_row, statement, with_db, with_tx};
 
 statement!(
@@ -178,24 +178,47 @@ statement!(
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
 );
 
-/// What was changed until now, this boot will see. False when the lease is lost.
-pub(in super::super) async fn take_request(db: &Db, lease: Lease) -> sqlx::Result<bool> {
-    with_db!(db, |pool| sqlx::query(TAKE_REQUEST)
+statement!(
+    IS_REQUESTED,
+    "SELECT restart_requested_at IS NOT NULL FROM workspaces WHERE id = $1"
+);
+
+/// What was changed until now, this boot will see. Answers whether a restart was
+/// requested; none when the lease is lost. Renews it until `until`.
+pub(in super::super) async fn take_request(
+    db: &Db,
+    lease: Lease,
+    until: DateTime<Utc>,
+) -> sqlx::Result<Option<bool>> {
+    let mut tx = db.begin().await?;
+    // Locks the row: no request comes between the two.
+    if !lease::hold(&mut tx, lease, until).await? {
+        return Ok(None);
+    }
+    let requested: bool = with_tx!(&mut tx, |conn| sqlx::query_scalar(IS_REQUESTED)
+        .bind(lease.id)
+        .fetch_one(conn)
+        .await)?;
+    with_tx!(&mut tx, |conn| sqlx::query(TAKE_REQUEST)
         .bind(lease.id)
         .bind(lease.epoch)
-        .execute(pool)
+        .execute(conn)
         .await
-        .map(|done| done.rows_affected() == 1))
+        .map(drop))?;
+    tx.commit().await?;
+    Ok(Some(requested))
 }
 
 statement!(
     /// An agent that comes back before its turn is not restarted for having been
-    /// away, unless something else asked for it.
+    /// away, unless something else asked for it. A request that was put off, because
+    /// the agent ran on all the same, is put off no longer than this one.
     GO_OFFLINE,
     "UPDATE workspaces
      SET status = CASE WHEN external THEN 'awaiting_agent' ELSE 'offline' END,
          restart_requested_at = CASE WHEN external THEN NULL
-                                     WHEN restart_requested_at IS NULL OR restart_if_offline THEN $3
+                                     WHEN restart_requested_at IS NULL OR restart_if_offline
+                                       OR restart_requested_at > $3 THEN $3
                                      ELSE restart_requested_at END,
          restart_if_offline = NOT external AND (restart_requested_at IS NULL OR restart_if_offline),
          url = CASE WHEN $4 AND NOT external THEN '' ELSE url END, updated_at = $2

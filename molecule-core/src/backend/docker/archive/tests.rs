@@ -26,6 +26,7 @@ fn spec(files: Vec<ConfigFile>, progress: Progress) -> Arc<StartSpec> {
         existing_config: None,
         reset_session: false,
         image_pin: None,
+        image: None,
         progress,
     })
 }

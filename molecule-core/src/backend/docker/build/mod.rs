@@ -79,6 +79,20 @@ pub(in crate::backend::docker) async fn ensure(
     }
 }
 
+/// The error of a runtime for which there is nothing to build.
+pub(in crate::backend::docker) fn refusal(runtime: &str) -> BackendError {
+    let runtime: String = runtime.chars().take(64).collect();
+    unknown(&runtime).into_backend(&runtime)
+}
+
+fn unknown(runtime: &str) -> BuildError {
+    let runtime: String = runtime.chars().take(64).collect();
+    BuildError::Refused(format!(
+        "local-build: refusing to build unknown runtime {runtime:?} (must be one of [{}])",
+        KNOWN_RUNTIMES.join(", ")
+    ))
+}
+
 /// The platform that images are built for, and that containers of them must be
 /// created with; none means the daemon's own.
 pub(in crate::backend::docker) fn platform(config: &DockerConfig) -> Option<&str> {
@@ -130,11 +144,7 @@ impl Builds {
         cancel: &CancellationToken,
     ) -> Result<String, BuildError> {
         let Some(known) = KNOWN_RUNTIMES.iter().find(|known| **known == runtime) else {
-            let runtime: String = runtime.chars().take(64).collect();
-            return Err(BuildError::Refused(format!(
-                "local-build: refusing to build unknown runtime {runtime:?} (must be one of [{}])",
-                KNOWN_RUNTIMES.join(", ")
-            )));
+            return Err(unknown(runtime));
         };
         let builder = Arc::clone(&self.builder);
         self.flights

@@ -1,6 +1,7 @@
 //! Which image a runtime runs: a pin, the operator's own choice, one built here, one
 //! of the registry.
 
+use super::super::build;
 use super::reference::Reference;
 use crate::backend::{BackendError, ImageRequest, KNOWN_RUNTIMES};
 use crate::config::backend::DockerConfig;
@@ -74,6 +75,9 @@ fn known<'a>(config: &DockerConfig, runtime: &'a str) -> Result<&'a str, Backend
     }
     if config.images.contains_key(runtime) || KNOWN_RUNTIMES.contains(&runtime) {
         return Ok(runtime);
+    }
+    if builds_locally(config) {
+        return Err(build::refusal(runtime));
     }
     let runtime: String = runtime.chars().take(64).collect();
     refuse(format!(
@@ -236,11 +240,22 @@ mod tests {
 
     #[test]
     fn a_runtime_without_image_says_so() {
-        for config in [config(None, &[]), config(Some("r.acme.com"), &[])] {
-            fails_with(&config, &of("cobol"), "no image for runtime \"cobol\"");
-            fails_with(&config, &pinned("cobol"), "no image for runtime \"cobol\"");
-            fails_with(&config, &of("../../x"), "no image for runtime");
+        let registry = config(Some("r.acme.com"), &[]);
+        fails_with(&registry, &of("cobol"), "no image for runtime \"cobol\"");
+        fails_with(
+            &registry,
+            &pinned("cobol"),
+            "no image for runtime \"cobol\"",
+        );
+        fails_with(&registry, &of("../../x"), "no image for runtime");
+        // Where images are built, the text is the one of the build
+        let local = config(None, &[("own", "own:1")]);
+        for request in [of("cobol"), pinned("cobol")] {
+            let expected = "local-build mode: ensure image for runtime \"cobol\": local-build: \
+                            refusing to build unknown runtime \"cobol\" (must be one of [autogen, ";
+            fails_with(&local, &request, expected);
         }
+        leads_to(&local, &of("own"), "own:1");
     }
 
     #[test]

@@ -19,8 +19,8 @@ use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use self::choose::Choice;
-use self::flights::Flights;
-pub(in crate::backend::docker) use self::platform::Platform;
+use self::flights::{Flights, Patience};
+use self::platform::Platform;
 pub(in crate::backend::docker) use self::reference::Reference;
 use self::stale::Stale;
 use super::daemon::CallError;
@@ -82,6 +82,45 @@ pub(super) async fn obtain(
     }
 }
 
+/// The platform that a container of this image is created for; none when the daemon
+/// may choose. What is built here is made for a platform of its own.
+pub(super) fn platform(
+    config: &DockerConfig,
+    request: &ImageRequest,
+) -> Result<Option<String>, BackendError> {
+    platform_on(platform::IS_APPLE_SILICON, config, request)
+}
+
+fn platform_on(
+    apple_silicon: bool,
+    config: &DockerConfig,
+    request: &ImageRequest,
+) -> Result<Option<String>, BackendError> {
+    Ok(match choose::choose(config, request)? {
+        Choice::Build => build::platform(config).map(str::to_owned),
+        Choice::Reference(_) => {
+            Platform::on(apple_silicon, config).map(|platform| platform.to_string())
+        }
+    })
+}
+
+/// An image that was obtained earlier, as the daemon has it now; none when it is gone.
+pub(super) async fn still_there(
+    inner: &Inner,
+    given: &ObtainedImage,
+) -> Result<Option<ObtainedImage>, BackendError> {
+    let found = look(inner, &given.reference).await?;
+    Ok(found.map(|image| {
+        let told = given.digest.clone();
+        // One that never was in a registry has no name there now.
+        let digest = told.and_then(|told| digest(&given.reference, &image, Some(told)));
+        ObtainedImage {
+            digest,
+            ..given.clone()
+        }
+    }))
+}
+
 async fn look_or_pull(
     inner: &Arc<Inner>,
     runtime: &str,
@@ -100,7 +139,8 @@ async fn look_or_pull(
             return Ok(obtained(reference, copy, None, rests));
         }
     }
-    let pulled = pull::shared(inner, &reference, copy.is_some(), progress).await;
+    let patience = copy.as_ref().map(|_| pull::WITH_COPY);
+    let pulled = pull::shared(inner, &reference, patience, progress).await;
     // A pull can report an error and still have brought the image, or end well and
     // have brought another one.
     let Some(image) = look(inner, &reference).await? else {
@@ -223,10 +263,10 @@ fn in_registry(config: &DockerConfig, runtime: &str) -> Result<String, BackendEr
 async fn pull_again(
     inner: &Arc<Inner>,
     reference: String,
-    has_copy: bool,
+    patience: Option<Patience>,
 ) -> Result<ObtainedImage, BackendError> {
     let scrub = &inner.images.scrub;
-    let pulled = pull::shared(inner, &reference, has_copy, &Progress::none()).await;
+    let pulled = pull::shared(inner, &reference, patience, &Progress::none()).await;
     let told = pulled.map_err(|error| error.into_backend(PULL, scrub))?;
     let image = look(inner, &reference).await?.ok_or_else(|| {
         let nothing = CallError::Broken("the pull brought no image".to_owned());
@@ -291,7 +331,7 @@ impl Images for DockerBackend {
         cancel: &CancellationToken,
     ) -> Result<ObtainedImage, BackendError> {
         let reference = in_registry(&self.inner.config, runtime)?;
-        self.while_open(cancel, pull_again(&self.inner, reference, false))
+        self.while_open(cancel, pull_again(&self.inner, reference, None))
             .await
     }
 
@@ -332,7 +372,8 @@ impl Images for DockerBackend {
         let retries = futures_util::stream::iter(stale.references()).for_each_concurrent(
             RETRIES_AT_ONCE,
             |reference| async move {
-                if let Err(error) = pull_again(&self.inner, reference.clone(), true).await {
+                let patience = Some(pull::WITH_COPY);
+                if let Err(error) = pull_again(&self.inner, reference.clone(), patience).await {
                     tracing::debug!(image = %reference, %error, "the image still cannot be pulled");
                     stale.failed(&reference, None, None);
                 }
@@ -381,6 +422,33 @@ mod tests {
         assert_eq!(found(&format!("ghcr.io/acme/agent@{b}"), None), Some(b));
         assert_eq!(found("ghcr.io/acme/agent-2:1", Some(&a)), None);
         assert_eq!(digest("agent:1", &ImageInspect::default(), None), None);
+    }
+
+    #[test]
+    fn a_container_has_the_platform_that_its_image_was_made_for() {
+        let config = |platform: Option<&str>| DockerConfig {
+            image_platform: platform.map(str::to_owned),
+            images: [("own".to_owned(), "r.acme.com/own:1".to_owned())].into(),
+            ..DockerConfig::default()
+        };
+        let of = |runtime: &str, apple_silicon, configured| {
+            let request = ImageRequest {
+                runtime: runtime.to_owned(),
+                pin: None,
+            };
+            platform_on(apple_silicon, &config(configured), &request).unwrap()
+        };
+        let amd = Some("linux/amd64".to_owned());
+        // Built by the daemon for itself
+        assert_eq!(of("codex", true, None), None);
+        assert_eq!(of("codex", false, None), None);
+        // Taken from a registry
+        assert_eq!(of("own", true, None), amd);
+        assert_eq!(of("own", false, None), None);
+        for runtime in ["codex", "own"] {
+            assert_eq!(of(runtime, true, Some("linux/amd64")), amd);
+            assert_eq!(of(runtime, true, Some("")), None);
+        }
     }
 
     #[test]

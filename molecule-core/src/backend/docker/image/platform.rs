@@ -7,6 +7,9 @@ use crate::config::backend::DockerConfig;
 /// What ARM Macs take, because the images of the runtimes are made for it.
 const ON_APPLE_SILICON: &str = "linux/amd64";
 
+/// Whether this is an ARM Mac.
+pub(super) const IS_APPLE_SILICON: bool = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+
 /// `os/architecture`, perhaps with a variant behind another slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::backend::docker) struct Platform {
@@ -17,7 +20,11 @@ pub(in crate::backend::docker) struct Platform {
 impl Platform {
     /// The platform that the operator asks for; none when the daemon may choose.
     pub(in crate::backend::docker) fn of(config: &DockerConfig) -> Option<Self> {
-        let apple_silicon = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+        Self::on(IS_APPLE_SILICON, config)
+    }
+
+    /// The same on a machine that is an ARM Mac or none.
+    pub(super) fn on(apple_silicon: bool, config: &DockerConfig) -> Option<Self> {
         Self::choose(config.image_platform.as_deref(), apple_silicon)
     }
 

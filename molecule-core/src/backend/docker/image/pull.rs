@@ -10,46 +10,49 @@ use tokio::time::{Instant, timeout};
 use super::super::Inner;
 use super::super::daemon::CallError;
 use super::credentials;
-use super::flights::{Pulled, Steps};
+use super::flights::{Patience, Pulled, Steps};
 use super::layers::Layers;
 use super::platform::Platform;
 use super::reference::Reference;
 use crate::backend::{ImageDigest, Progress};
 
-/// A pull without a sign of life for this long has died.
-const QUIET: Duration = Duration::from_secs(240);
-/// A registry that has not answered after this time keeps nobody waiting who could
-/// do with an older copy.
-const PATIENCE_WITH_COPY: Duration = Duration::from_secs(10);
+/// A pull without a sign of life for this long has died. Shorter than a provision may
+/// be quiet by default: it is to end with what the pull has to say.
+const QUIET: Duration = Duration::from_secs(180);
+/// A registry keeps nobody waiting for long who could do with an older copy.
+pub(super) const WITH_COPY: Patience = Patience {
+    first_sign: Duration::from_secs(10),
+    silence: Duration::from_secs(60),
+};
 /// How often progress is told at most.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Pulls `reference`, or waits for whoever does already. `has_copy` means that the
-/// image is there and a registry that does not answer is no disaster.
+/// Pulls `reference`, or waits for whoever does already. Who has `patience` waits no
+/// longer than that, whatever the others do.
 pub(super) async fn shared(
     inner: &Arc<Inner>,
     reference: &str,
-    has_copy: bool,
+    patience: Option<Patience>,
     progress: &Progress,
 ) -> Pulled {
-    let first_sign = if has_copy { PATIENCE_WITH_COPY } else { QUIET };
     let begin = |steps: Steps| {
         let (inner, reference) = (Arc::clone(inner), reference.to_owned());
-        async move { pull(&inner, &reference, first_sign, &steps).await }.boxed()
+        async move { pull(&inner, &reference, &steps).await }.boxed()
     };
-    inner.images.flights.share(reference, progress, begin).await
+    let flights = &inner.images.flights;
+    flights.share(reference, patience, progress, begin).await
 }
 
-async fn pull(inner: &Inner, reference: &str, first_sign: Duration, steps: &Steps) -> Pulled {
+async fn pull(inner: &Inner, reference: &str, steps: &Steps) -> Pulled {
     tracing::info!(image = reference, "pulling image");
-    steps.send_replace(Some(Layers::default().step()));
+    steps.tell(Layers::default().step());
     let bound = Duration::from_secs(inner.config.pull_timeout_secs.max(1));
-    let pulled = timeout(bound, drain(inner, reference, first_sign, steps)).await;
+    let pulled = timeout(bound, drain(inner, reference, steps)).await;
     pulled.unwrap_or(Err(CallError::Timeout))
 }
 
 /// Reads what the daemon says to its end: it reports most failures in there.
-async fn drain(inner: &Inner, reference: &str, first_sign: Duration, steps: &Steps) -> Pulled {
+async fn drain(inner: &Inner, reference: &str, steps: &Steps) -> Pulled {
     let client = inner.daemon.client().await?;
     let platform = Platform::of(&inner.config).map(|platform| platform.to_string());
     let options = CreateImageOptionsBuilder::default()
@@ -62,14 +65,13 @@ async fn drain(inner: &Inner, reference: &str, first_sign: Duration, steps: &Ste
 
     let (mut layers, mut digest) = (Layers::default(), None);
     let mut told: Option<Instant> = None;
-    let mut quiet = first_sign;
     loop {
-        let line = match timeout(quiet, lines.next()).await {
+        let line = match timeout(QUIET, lines.next()).await {
             Ok(Some(line)) => line?,
             Ok(None) => return Ok(digest),
             Err(_) => return Err(CallError::Timeout),
         };
-        quiet = QUIET;
+        steps.sign();
         // The library recognises an error only when it has a text.
         if line.error_detail.is_some() {
             return Err(CallError::Broken("the pull failed".to_owned()));
@@ -79,7 +81,7 @@ async fn drain(inner: &Inner, reference: &str, first_sign: Duration, steps: &Ste
             digest = Some(found);
         }
         if told.is_none_or(|told| told.elapsed() >= PACE) {
-            steps.send_replace(Some(layers.step()));
+            steps.tell(layers.step());
             told = Some(Instant::now());
         }
     }

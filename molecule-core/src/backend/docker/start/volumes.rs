@@ -253,6 +253,7 @@ mod tests {
             existing_config: None,
             reset_session: reset,
             image_pin: None,
+            image: None,
             progress: Progress::none(),
         };
         Sessions::of(&spec, Isolation::of(tier, false))
