@@ -43,7 +43,8 @@ impl Auth {
         }))
     }
 
-    pub(super) fn is_administrator(&self, who: &Principal) -> bool {
+    /// True for who passes AdminAuth with this credential.
+    pub(crate) fn is_administrator(&self, who: &Principal) -> bool {
         match who {
             Principal::Admin | Principal::Org(_) => true,
             Principal::Workspace(_) => {

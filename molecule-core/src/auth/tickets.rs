@@ -34,26 +34,20 @@ enum Issuer {
     Session(String),
     /// Nobody had to show anything.
     Open,
-    /// An older server did not write it down.
-    Unknown,
 }
 
 impl Issuer {
-    fn to_text(&self) -> Option<String> {
+    fn to_text(&self) -> String {
         match self {
-            Self::Admin => Some("admin".to_owned()),
-            Self::Token(hash) => Some(format!("token:{}", hash.to_hex())),
-            Self::Session(user) => Some(format!("session:{user}")),
-            Self::Open => Some("open".to_owned()),
-            Self::Unknown => None,
+            Self::Admin => "admin".to_owned(),
+            Self::Token(hash) => format!("token:{}", hash.to_hex()),
+            Self::Session(user) => format!("session:{user}"),
+            Self::Open => "open".to_owned(),
         }
     }
 
     /// None for what no version of this server wrote.
-    fn from_text(text: Option<&str>) -> Option<Self> {
-        let Some(text) = text else {
-            return Some(Self::Unknown);
-        };
+    fn from_text(text: &str) -> Option<Self> {
         match text.split_once(':') {
             Some(("token", hash)) => TokenHash::from_hex(hash).map(Self::Token),
             Some(("session", user)) => Some(Self::Session(user.to_owned())),
@@ -109,7 +103,7 @@ impl Auth {
         let row = store::tickets::TicketRow {
             workspace_id: workspace,
             expires_at,
-            issued_to: issuer.to_text(),
+            issued_to: Some(issuer.to_text()),
         };
         store::tickets::insert(&mut tx, &hash, &row).await?;
         tx.commit().await?;
@@ -117,8 +111,8 @@ impl Auth {
     }
 
     /// Who may open a WebSocket with this ticket; a ticket works once and for a
-    /// minute. None when it is unknown, used or too old, and when its workspace or
-    /// the right of its issuer ended meanwhile.
+    /// minute. None when it is unknown, used or too old, when nobody knows whose it is, and
+    /// when its workspace or the right of its issuer ended meanwhile.
     ///
     /// # Errors
     /// 503.
@@ -134,7 +128,9 @@ impl Auth {
         {
             return Ok(None);
         }
-        let Some(issuer) = Issuer::from_text(row.issued_to.as_deref()) else {
+        // A server of an older version did not write down whose the ticket is: its
+        // client asks for another one.
+        let Some(issuer) = row.issued_to.as_deref().and_then(Issuer::from_text) else {
             return Ok(None);
         };
         let ticket = Ticket {
@@ -168,9 +164,6 @@ impl Auth {
                 let is_open = self.is_fail_open() || self.is_open().await?;
                 is_open.then_some(Principal::Open)
             }
-            Issuer::Unknown => Some(Principal::Session {
-                user_id: "unknown".into(),
-            }),
         })
     }
 

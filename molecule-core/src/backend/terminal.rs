@@ -19,7 +19,7 @@ pub struct TerminalSize {
 }
 
 /// As whom a shell runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TerminalUser {
     /// The user of the container, usually root: for operators.
     Operator,

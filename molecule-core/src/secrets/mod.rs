@@ -214,6 +214,18 @@ impl Secrets {
         }
     }
 
+    /// Teaches the redactor what a workspace may know, also what another server
+    /// stored since. A value that does not decrypt is left out, as at start-up.
+    pub(crate) async fn teach_redactor_of(&self, workspace: Uuid) -> Result<(), sqlx::Error> {
+        for row in store::of_workspace(&self.db, workspace).await? {
+            let _ = self.open(Scope::Workspace(workspace), &row);
+        }
+        for row in store::global(&self.db).await? {
+            let _ = self.open(Scope::Global, &row);
+        }
+        Ok(())
+    }
+
     /// Teaches the redactor every stored secret; called once at start-up.
     pub(crate) async fn teach_redactor(&self) -> Result<(), sqlx::Error> {
         let mut unreadable = 0_usize;

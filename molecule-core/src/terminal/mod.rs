@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::backend::{
@@ -23,10 +24,15 @@ use crate::store::Db;
 use crate::supervisor::Supervisor;
 use crate::workspaces::{Status, Workspaces};
 
-/// Terminals of one workspace at a time.
+/// Terminals of operators in one workspace at a time.
 const MAX_PER_WORKSPACE: usize = 4;
+/// Terminals that a workspace opens in itself, at a time.
+const MAX_OWN_PER_WORKSPACE: usize = 2;
 /// Terminals of this server at a time.
 const MAX_IN_ALL: usize = 64;
+/// How many of them workspaces may open themselves: agents never take the last one
+/// from an operator.
+const MAX_OWN_IN_ALL: usize = MAX_IN_ALL / 2;
 /// Who found no place tries again after this time.
 const RETRY_SECS: u64 = 10;
 /// Opening takes a few calls to the backend, each of which has a limit of its own.
@@ -47,10 +53,12 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Terminals(Arc<Inner>);
 
+type Counts = HashMap<(Uuid, TerminalUser), usize>;
+
 struct Inner {
     services: Services,
-    /// How many are open, per workspace.
-    open: Mutex<HashMap<Uuid, usize>>,
+    /// How many are open, per workspace and kind of visitor.
+    open: Mutex<Counts>,
 }
 
 /// Whoever wants a terminal.
@@ -82,7 +90,8 @@ impl Terminals {
         }))
     }
 
-    /// Starts a shell in a workspace and records it.
+    /// Starts a shell in a workspace and records it. In a task of its own: of a
+    /// client that leaves meanwhile either both ends are recorded or none.
     ///
     /// # Errors
     /// 404 `workspace not found`; 409 `workspace is not running` or `no shell in this
@@ -95,6 +104,20 @@ impl Terminals {
         visitor: Visitor,
         size: TerminalSize,
     ) -> Result<Opened> {
+        let (sender, opened) = oneshot::channel();
+        let this = self.clone();
+        let supervisor = &self.0.services.supervisor;
+        supervisor.spawn("terminal-open", async move {
+            // If nobody waits for it any more, it ends here.
+            let _ = sender.send(this.begin(id, visitor, size).await);
+        });
+        opened.await.unwrap_or_else(|_| {
+            let cause = anyhow::anyhow!("opening a terminal panicked");
+            Err(Error::internal("terminal could not be opened", cause))
+        })
+    }
+
+    async fn begin(&self, id: Uuid, visitor: Visitor, size: TerminalSize) -> Result<Opened> {
         let services = &self.0.services;
         let workspace = services.workspaces.get(id).await?;
         let not_running = || Error::conflict("workspace is not running");
@@ -112,7 +135,7 @@ impl Terminals {
                 "terminal unavailable on this deployment",
             ));
         };
-        let place = self.take_place(id)?;
+        let place = self.take_place(id, visitor.user)?;
         let instance = InstanceRef {
             workspace_id: id,
             instance_id: workspace.instance_id,
@@ -167,39 +190,54 @@ impl Terminals {
         }
     }
 
-    fn take_place(&self, workspace: Uuid) -> Result<Place> {
+    fn take_place(&self, workspace: Uuid, user: TerminalUser) -> Result<Place> {
         let mut open = self.places();
-        let here = open.get(&workspace).copied().unwrap_or_default();
-        if here >= MAX_PER_WORKSPACE || open.values().sum::<usize>() >= MAX_IN_ALL {
+        let key = (workspace, user);
+        if !has_room(&open, key) {
             let error = Error::not_now("too many terminals are open, close one or try again later");
             return Err(error.retry_after(RETRY_SECS));
         }
-        open.insert(workspace, here + 1);
+        *open.entry(key).or_default() += 1;
         metrics::gauge!(GAUGE).increment(1.0);
         Ok(Place {
             terminals: self.clone(),
-            workspace,
+            key,
         })
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+    fn places(&self) -> MutexGuard<'_, Counts> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// True when one more may be open.
+fn has_room(open: &Counts, key: (Uuid, TerminalUser)) -> bool {
+    let here = open.get(&key).copied().unwrap_or_default();
+    let in_all: usize = open.values().sum();
+    let own = open
+        .iter()
+        .filter(|((_, user), _)| *user == TerminalUser::Agent);
+    let own: usize = own.map(|(_, count)| count).sum();
+    in_all < MAX_IN_ALL
+        && match key.1 {
+            TerminalUser::Operator => here < MAX_PER_WORKSPACE,
+            TerminalUser::Agent => here < MAX_OWN_PER_WORKSPACE && own < MAX_OWN_IN_ALL,
+        }
 }
 
 /// One of the terminals that may be open.
 struct Place {
     terminals: Terminals,
-    workspace: Uuid,
+    key: (Uuid, TerminalUser),
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.terminals.places();
-        if let Some(count) = open.get_mut(&self.workspace) {
+        if let Some(count) = open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.workspace);
+                open.remove(&self.key);
             }
         }
         metrics::gauge!(GAUGE).decrement(1.0);
@@ -309,5 +347,31 @@ impl Record {
         tx.commit().await?;
         events.publish(event);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_of_many_workspaces_leave_half_of_all_places_to_operators() {
+        let mut open = Counts::new();
+        let mut fill = |user, most: usize| {
+            let mut found = 0;
+            for _ in 0..most {
+                let id = Uuid::new_v4();
+                while has_room(&open, (id, user)) {
+                    *open.entry((id, user)).or_default() += 1;
+                    found += 1;
+                }
+            }
+            found
+        };
+        assert_eq!(fill(TerminalUser::Agent, 1), 2);
+        assert_eq!(fill(TerminalUser::Agent, 100), 30);
+        assert_eq!(fill(TerminalUser::Operator, 1), 4);
+        assert_eq!(fill(TerminalUser::Operator, 100), 28);
+        assert_eq!(fill(TerminalUser::Agent, 1), 0);
     }
 }

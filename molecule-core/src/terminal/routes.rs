@@ -27,6 +27,8 @@ const MAX_INBOUND_BYTES: usize = 64 * 1024;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// A client with a ticket comes with a new one after this time.
 const TICKET_LASTS: Duration = Duration::from_secs(3600);
+/// The same for a ticket whose issuer nobody can be asked about meanwhile.
+const SESSION_TICKET_LASTS: Duration = Duration::from_secs(300);
 
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(open_terminal))
@@ -133,16 +135,18 @@ enum Right {
 }
 
 impl Right {
-    /// False when it is no longer good. A datastore that does not answer refuses
-    /// nobody.
-    async fn holds(&self, app: &App, id: Uuid) -> bool {
+    /// Whether it is still good; none when a datastore does not answer, which
+    /// refuses nobody.
+    async fn holds(&self, app: &App, id: Uuid) -> Option<bool> {
         match self {
             Self::Headers(headers) => match app.auth.own_or_admin(id, headers).await {
-                Ok(_) => true,
-                Err(error) => error.kind() != Kind::Unauthorized,
+                Ok(_) => Some(true),
+                Err(error) => (error.kind() == Kind::Unauthorized).then_some(false),
             },
-            Self::Ticket(ticket, until) => {
-                Instant::now() < *until && !matches!(app.auth.ticket_holder(ticket).await, Ok(None))
+            Self::Ticket(_, until) if Instant::now() >= *until => Some(false),
+            Self::Ticket(ticket, _) => {
+                let holder = app.auth.ticket_holder(ticket).await.ok()?;
+                Some(holder.is_some())
             }
         }
     }
@@ -156,7 +160,11 @@ async fn redeem(app: &App, id: Uuid, ticket: &str) -> Result<(Principal, Right),
         return Err(invalid());
     }
     let who = app.auth.ticket_holder(&ticket).await?.ok_or_else(invalid)?;
-    Ok((who, Right::Ticket(ticket, Instant::now() + TICKET_LASTS)))
+    let lasts = match who {
+        Principal::Session { .. } => SESSION_TICKET_LASTS,
+        _ => TICKET_LASTS,
+    };
+    Ok((who, Right::Ticket(ticket, Instant::now() + lasts)))
 }
 
 /// The first value of a query parameter.

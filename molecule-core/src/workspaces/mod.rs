@@ -165,13 +165,29 @@ impl Workspaces {
     async fn teach_redactor(&self) -> sqlx::Result<()> {
         let services = &self.services;
         for row in store::inbound_secrets(&services.db).await? {
-            let place = aad("workspaces", &row.id.to_string(), "inbound_secret");
-            // One that does not decrypt cannot leak either.
-            if let Ok(plain) = services.secrets.cipher().open(&row.sealed(), &place) {
-                services.redactor.learn(&String::from_utf8_lossy(&plain));
-            }
+            self.teach_inbound(&row);
         }
         Ok(())
+    }
+
+    /// Teaches the redactor everything that is stored for one workspace, also what
+    /// another server stored.
+    async fn teach_redactor_of(&self, id: Uuid) -> sqlx::Result<()> {
+        let services = &self.services;
+        services.secrets.teach_redactor_of(id).await?;
+        if let Some(row) = store::inbound_secret(&services.db, id).await? {
+            self.teach_inbound(&row);
+        }
+        Ok(())
+    }
+
+    fn teach_inbound(&self, row: &store::InboundSecret) {
+        let services = &self.services;
+        let place = aad("workspaces", &row.id.to_string(), "inbound_secret");
+        // One that does not decrypt cannot leak either.
+        if let Ok(plain) = services.secrets.cipher().open(&row.sealed(), &place) {
+            services.redactor.learn(&String::from_utf8_lossy(&plain));
+        }
     }
 
     /// All workspaces that were not removed, oldest first.

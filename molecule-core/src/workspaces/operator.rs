@@ -120,7 +120,7 @@ impl Workspaces {
     ///
     /// # Errors
     /// 404 `workspace not found`; 501 when the backend has no console; 502 when it
-    /// could not be read.
+    /// could not be read; 503 when the secrets to mask are not known.
     pub(crate) async fn console(&self, id: Uuid) -> Result<String> {
         let services = &self.services;
         let workspace = self.get(id).await?;
@@ -146,6 +146,8 @@ impl Workspaces {
         };
         match tokio::time::timeout(CONSOLE_TIMEOUT, console.read(&instance)).await {
             Ok(Ok(output)) => {
+                // After it was read, so that whatever is in it is stored by now.
+                self.teach_redactor_of(id).await?;
                 // Escapes first: one in the middle of a secret would hide it.
                 let masked = services.redactor.redact(&printable(last_lines(&output)));
                 Ok(last_lines(&masked).to_owned())

@@ -1,7 +1,7 @@
 //! What texts, tiers and folders of a workspace must look like, when it is created
 //! and when it is changed.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Characters that would mean something to YAML.
 const YAML_SPECIAL: &[char] = &['{', '}', '[', ']', '|', '>', '*', '&', '!'];
@@ -10,6 +10,14 @@ const LINE_BREAKS: &[char] = &['\r', '\n', '\u{2028}', '\u{2029}'];
 /// Host folders no workspace may mount, nor anything below them.
 const FORBIDDEN_DIRS: &[&str] = &[
     "/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr",
+];
+/// What systems that keep everything writable below `/var` link their usual folders
+/// to.
+const LINKED_DIRS: &[(&str, &str)] = &[
+    ("/var/home", "/home"),
+    ("/var/srv", "/srv"),
+    ("/var/opt", "/opt"),
+    ("/var/mnt", "/mnt"),
 ];
 /// Longest path that Linux takes.
 const MAX_DIR_BYTES: usize = 4096;
@@ -94,6 +102,28 @@ pub(super) fn check_dir(dir: &str) -> Result<(), String> {
     }
 }
 
+/// As [`check_dir`], for where a folder of this machine is once all links are
+/// followed: whoever can write next to it could put a link in its place. A folder
+/// that cannot be seen from here is left to who mounts it.
+///
+/// # Errors
+/// One sentence.
+pub(super) async fn check_real_dir(dir: &str) -> Result<(), String> {
+    check_dir(dir)?;
+    match tokio::fs::canonicalize(dir).await {
+        Ok(real) => check_dir(&usual(&real).to_string_lossy()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The name by which people know a folder.
+fn usual(real: &Path) -> PathBuf {
+    let linked = LINKED_DIRS
+        .iter()
+        .find_map(|(target, link)| Some(Path::new(link).join(real.strip_prefix(target).ok()?)));
+    linked.unwrap_or_else(|| real.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -127,6 +157,41 @@ mod tests {
         }
         assert_eq!(check_dir("/etcetera"), Ok(()));
         assert!(check_dir(&format!("/{}", "x".repeat(4096))).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_link_is_as_good_as_what_it_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        for (link, target) in [
+            ("good", path("real")),
+            ("up", "../../../../../../../etc".to_owned()),
+            ("twice", path("up")),
+            ("round", path("round")),
+            ("root", "/".to_owned()),
+        ] {
+            std::os::unix::fs::symlink(target, path(link)).unwrap();
+        }
+        for good in ["real", "good", "nowhere", "round"] {
+            assert_eq!(check_real_dir(&path(good)).await, Ok(()), "{good}");
+        }
+        for bad in ["up", "twice", "root", "up/ssl", "good/../up"] {
+            assert!(check_real_dir(&path(bad)).await.is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn homes_below_var_are_homes() {
+        for (real, known) in [
+            ("/var/home/ann/work", "/home/ann/work"),
+            ("/var/srv", "/srv"),
+            ("/var/homes", "/var/homes"),
+            ("/var/lib", "/var/lib"),
+            ("/srv/x", "/srv/x"),
+        ] {
+            assert_eq!(usual(Path::new(real)), Path::new(known));
+        }
     }
 
     proptest! {

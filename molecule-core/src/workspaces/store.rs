@@ -181,6 +181,19 @@ pub(super) async fn inbound_secrets(db: &Db) -> sqlx::Result<Vec<InboundSecret>>
 }
 
 statement!(
+    INBOUND_SECRET,
+    "SELECT id, inbound_secret, inbound_secret_version FROM workspaces
+     WHERE id = $1 AND inbound_secret IS NOT NULL"
+);
+
+pub(super) async fn inbound_secret(db: &Db, id: Uuid) -> sqlx::Result<Option<InboundSecret>> {
+    with_db!(db, |pool| sqlx::query_as(INBOUND_SECRET)
+        .bind(id)
+        .fetch_optional(pool)
+        .await)
+}
+
+statement!(
     UPSERT_CONFIG,
     "INSERT INTO workspace_config (workspace_id, data) VALUES ($1, $2)
      ON CONFLICT (workspace_id) DO UPDATE SET data = excluded.data"

@@ -68,6 +68,14 @@ where
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
+/// Who changes a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Operator,
+    /// Its agent, who must not widen what it was given.
+    Itself,
+}
+
 /// A checked request: what it sets. The inner `None` clears a field.
 #[derive(Debug, Default)]
 struct Changes {
@@ -162,15 +170,19 @@ impl Workspaces {
     /// now. True when the change takes a restart to be seen by the agent.
     ///
     /// # Errors
-    /// The documented 400s; 404 `workspace not found`; 409 when the name is taken or
+    /// The documented 400s; 403 for an agent that asks for a higher tier or another
+    /// folder of the host; 404 `workspace not found`; 409 when the name is taken or
     /// the new parent is the workspace itself or below it.
-    pub(crate) async fn update(&self, id: Uuid, update: UpdateWorkspace) -> Result<bool> {
+    pub(crate) async fn update(&self, id: Uuid, update: UpdateWorkspace, by: By) -> Result<bool> {
         let changes = update.check()?;
         let needs_restart = changes.workspace_dir.is_some();
         let services = &self.services;
         let failed = |error: sqlx::Error| Error::from(error).says("update failed");
         let mut tx = services.db.begin().await.map_err(failed)?;
         let mut row = lock(&mut tx, id, changes.parent_id.flatten()).await?;
+        if by == By::Itself {
+            changes.check_own(&row)?;
+        }
         let mut changed = changes.apply(&mut row)?;
         let now = timestamp(&services.clock);
         if !changed.is_empty() {
@@ -251,6 +263,20 @@ async fn lock(tx: &mut Tx, id: Uuid, parent: Option<Uuid>) -> Result<Current> {
 }
 
 impl Changes {
+    /// Refuses what takes away the limits that an operator set. To say once more
+    /// what is so already changes nothing.
+    fn check_own(&self, row: &Current) -> Result<()> {
+        if self.tier.is_some_and(|tier| tier > row.tier) {
+            return Err(Error::forbidden("a workspace cannot raise its own tier"));
+        }
+        match &self.workspace_dir {
+            Some(dir) if *dir != row.workspace_dir => Err(Error::forbidden(
+                "a workspace cannot change its own workspace_dir",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Changes the row; answers with the fields that were different.
     fn apply(&self, row: &mut Current) -> Result<Vec<&'static str>> {
         let was_external = row.runtime == "external" || row.external;

@@ -6,6 +6,7 @@ mod config;
 mod connections;
 mod crash;
 mod crash_docker;
+#[allow(dead_code, reason = "the contract of the backends needs more of it")]
 mod daemon_proxy;
 mod database;
 mod docker_events;

@@ -1,8 +1,11 @@
 //! What operators and the control plane tell and ask.
 
+use std::sync::Arc;
+
+use molecule_tests::database::postgres_is_wanted;
 use molecule_tests::fake_backend::{ConsoleScript, Fault};
 use molecule_tests::support::{Agent, changes, recorded, strict};
-use molecule_tests::{ADMIN, Reply, TestApp, eventually, on_both_engines};
+use molecule_tests::{ADMIN, Engine, Reply, TestApp, eventually, on_both_engines};
 use serde_json::{Value, json};
 
 const UNKNOWN: &str = "7aa08951-00d1-4c3e-9d6a-0123456789ab";
@@ -222,4 +225,53 @@ on_both_engines! {
         assert_eq!(reply.json(), json!({ "status": "updated", "idle_minutes": null }));
         assert_eq!(app.database.count(&count("IS NULL")).await, 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_is_masked_by_a_server_that_did_not_store_the_secrets() {
+    if !postgres_is_wanted() {
+        return;
+    }
+    // Given two servers that work with one backend, and an agent
+    let first = strict(Engine::Postgres).start().await;
+    let agent = Agent::start(&first, json!({ "name": "one" })).await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let second = strict(Engine::Postgres)
+        .backend(Arc::clone(&first.backend))
+        .start_on(first.database.share(), dir)
+        .await;
+    let console = async || {
+        let reply = console(&second, &agent.id, ADMIN).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.json()["output"].as_str().expect("text").to_owned()
+    };
+
+    // When the first one gives the agent a new secret, which the agent prints
+    let restarted = first.post(&format!("/workspaces/{}/restart", agent.id), json!({}));
+    assert_eq!(restarted.bearer(ADMIN).send().await.status, 200);
+    eventually("it starts again", async || first.backend.starts().len() > 1).await;
+    let spec = first.backend.starts().pop().expect("a start");
+    let mut files = spec.files.iter();
+    let inbound = files.find(|file| file.path == ".platform_inbound_secret");
+    let inbound = String::from_utf8_lossy(&inbound.expect("a secret").content).into_owned();
+    first
+        .backend
+        .set_console(ConsoleScript::Shows(format!("secret {inbound}\n")));
+
+    // Then the second does not show it
+    assert_eq!(console().await, "secret [REDACTED]\n");
+
+    // Nor what is stored through the first
+    let path = format!("/workspaces/{}/secrets", agent.id);
+    for (path, key, value) in [
+        (path.as_str(), "API_KEY", "a-value-nobody-may-read"),
+        ("/settings/secrets", "SHARED", "one-more-of-everybody"),
+    ] {
+        let body = json!({ "key": key, "value": value });
+        let reply = first.post(path, body).bearer(ADMIN).send().await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    let prints = "a-value-nobody-may-read, one-more-of-everybody\n".to_owned();
+    first.backend.set_console(ConsoleScript::Shows(prints));
+    assert_eq!(console().await, "[REDACTED], [REDACTED]\n");
 }

@@ -208,6 +208,77 @@ on_both_engines! {
         assert_eq!(app.listed(&two.id).await.expect("listed")["role"], Value::Null);
     }
 
+    async fn an_agent_gets_no_further_by_changing_itself(engine: Engine) {
+        // Given an agent of tier 2 with a folder of the host, and one without
+        let app = strict(engine).start().await;
+        let full = json!({ "name": "one", "tier": 2, "workspace_dir": "/srv/work" });
+        let one = Agent::online(&app, full).await;
+        let bare = Agent::online(&app, json!({ "name": "two", "tier": 2 })).await;
+        let own = async |agent: &Agent, body: Value| {
+            let request = app.request("PATCH", &format!("/workspaces/{}", agent.id));
+            request.bearer(&agent.token).json(body).send().await
+        };
+        let before = app.database.dump().await;
+
+        // When they ask for more isolation to be taken away, or for other folders
+        let tier = "a workspace cannot raise its own tier";
+        let dir = "a workspace cannot change its own workspace_dir";
+        for (agent, body, text) in [
+            (&one, json!({ "tier": 3 }), tier),
+            (&one, json!({ "tier": 4, "role": "qa" }), tier),
+            (&one, json!({ "workspace_dir": "/srv" }), dir),
+            (&one, json!({ "workspace_dir": null, "role": "qa" }), dir),
+            (&one, json!({ "workspace_dir": "" }), dir),
+            (&bare, json!({ "workspace_dir": "/srv/work", "tier": 1 }), dir),
+        ] {
+            own(agent, body).await.assert_error(403, text);
+        }
+
+        // Then nothing of it is done, and what takes nothing away is
+        assert_eq!(app.database.dump().await, before);
+        for (agent, body) in [
+            (&one, json!({ "tier": 2, "workspace_dir": "/srv/work" })),
+            (&bare, json!({ "tier": 2, "workspace_dir": null })),
+            (&one, json!({ "tier": 1, "role": "qa" })),
+        ] {
+            let reply = own(agent, body).await;
+            assert_eq!(reply.status, 200, "{}", reply.text);
+        }
+        own(&one, json!({ "tier": 2 })).await.assert_error(403, tier);
+        let reply = patch(&app, &one.id, json!({ "tier": 4, "workspace_dir": "/srv" })).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let row = app.listed(&one.id).await.expect("listed");
+        assert_eq!((&row["tier"], &row["workspace_dir"]), (&json!(4), &json!("/srv")));
+    }
+
+    async fn a_folder_that_leads_into_the_system_is_not_mounted(engine: Engine) {
+        // Given links to folders of this machine
+        let app = strict(engine).start().await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let inside = dir.path().join("inside");
+        std::fs::create_dir(&inside).expect("a folder");
+        let path = |name: &str| dir.path().join(name).to_str().expect("a path").to_owned();
+        for (link, target) in [("good", inside.to_str().expect("a path")), ("bad", "/etc"), ("root", "/")] {
+            std::os::unix::fs::symlink(target, path(link)).expect("a link");
+        }
+
+        // Then a workspace with one that leads into the system fails, and says why
+        for name in ["bad", "root"] {
+            let id = app.create(json!({ "name": name, "workspace_dir": path(name) })).await;
+            app.wait_for_status(&id, "failed").await;
+            let row = app.listed(&id).await.expect("listed");
+            let error = row["last_sample_error"].as_str().expect("an error");
+            assert!(error.starts_with("invalid workspace directory: workspace_dir"), "{error}");
+            assert!(!error.contains(dir.path().to_str().expect("a path")), "{error}");
+        }
+        assert!(app.backend.starts().is_empty());
+        // And others start, also where the folder is not there (yet).
+        for name in ["good", "inside", "nowhere"] {
+            let id = app.create(json!({ "name": name, "workspace_dir": path(name) })).await;
+            Agent::started(&app, id).await;
+        }
+    }
+
     async fn the_next_start_sees_what_was_changed(engine: Engine) {
         // Given a workspace whose start hangs until its server is gone
         let app = strict(engine).start().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use molecule_tests::ADMIN;
 use molecule_tests::live::Socket;
 use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
 use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
@@ -92,14 +93,38 @@ async fn a_client_that_never_reads_holds_the_shell_up_and_nothing_else() {
     let headers = [("authorization", bearer.as_str())];
     let socket = Socket::open_with(&world.app().url, &path, &headers, small).await;
     let mut socket = socket.expect("a terminal");
-    let endless = "yes 0123456789012345678901234567890123456789\n";
-    socket.send(Message::Binary(endless.into())).await;
+    // Much more than all buffers on the way hold.
+    let much = "head -c 20000000 /dev/zero; : > /tmp/done\n";
+    socket.send(Message::Binary(much.into())).await;
     wait("it prints", || one.processes().len() > 1).await;
     // Others are served meanwhile.
     let mut other = world.terminal(&one).await;
     other.types("echo served-$((1 + 1))").await;
     other.until("served-2").await;
-    // The server's shutdown does not wait for it.
+    // The shell waits for its client, however long.
+    other
+        .types("sleep 5; test -e /tmp/done; echo there-$?-")
+        .await;
+    other.until("there-1-").await;
+    assert_eq!(one.processes().len(), 3, "{:?}", one.processes());
+    // Once it is read, the shell goes on.
+    let mut read = 0;
+    while read < 20_000_000 {
+        match socket.frame().await {
+            Some(Message::Binary(bytes)) => read += bytes.len(),
+            Some(Message::Ping(_) | Message::Pong(_)) => {}
+            frame => panic!("no bytes but {frame:?} after {read}"),
+        }
+    }
+    other
+        .types("while ! test -e /tmp/done; do sleep 1; done; echo gone-on-$((1 + 1))")
+        .await;
+    other.until("gone-on-2").await;
+    // And a shutdown does not wait for a client that reads nothing.
+    socket
+        .send(Message::Binary("yes 0123456789\n".into()))
+        .await;
+    wait("it prints", || one.processes().len() > 2).await;
     let app = world.app.take().expect("a server");
     tokio::time::timeout(Duration::from_secs(40), app.shutdown())
         .await
@@ -200,4 +225,51 @@ async fn a_message_that_is_too_big_ends_its_terminal() {
     term.end().await;
     assert_eq!(world.closed(&one).await["reason"], "message too big");
     one.is_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_too_early_leaves_a_whole_record() {
+    let Some(mut world) = World::new().await else {
+        return;
+    };
+    let one = world.workspace(json!({})).await;
+
+    // Given a database that is busy while a shell starts
+    let mut busy = SqliteConnection::connect(world.app().database.url())
+        .await
+        .expect("connect");
+    run(&mut busy, "BEGIN IMMEDIATE").await;
+    let bearer = format!("Bearer {ADMIN}");
+    let path = format!("/workspaces/{}/terminal", one.id);
+    let url = world.app().url.clone();
+    let opening = tokio::spawn(async move {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let headers = [("authorization", bearer.as_str())];
+        Socket::open_with(&url, &path, &headers, socket)
+            .await
+            .is_ok()
+    });
+    wait("a shell runs", || !one.processes().is_empty()).await;
+
+    // When its client is gone before the beginning is written down
+    opening.abort();
+    assert!(opening.await.is_err(), "nobody types before it is recorded");
+    // Time for the server to notice: others are served meanwhile.
+    for _ in 0..50 {
+        let path = format!("/workspaces/{}", one.id);
+        assert_eq!(world.app().get(&path).send().await.status, 200);
+    }
+    run(&mut busy, "ROLLBACK").await;
+
+    // Then nothing of it is left but a record of both ends
+    one.is_quiet().await;
+    let closed = world.closed(&one).await;
+    let opened = world.recorded(&one, "WORKSPACE_TERMINAL_OPENED").await;
+    assert_eq!(opened.len(), 1);
+    assert_eq!(opened[0]["session"], closed["session"]);
+    assert_eq!(closed["reason"], "never connected");
+}
+
+async fn run(connection: &mut SqliteConnection, sql: &'static str) {
+    sqlx::query(sql).execute(connection).await.expect(sql);
 }

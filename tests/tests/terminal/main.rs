@@ -6,6 +6,9 @@
 
 mod access;
 mod console;
+#[path = "../accounts/control_plane.rs"]
+#[allow(dead_code, reason = "the tests of accounts need more of it")]
+mod control_plane;
 mod ends;
 mod shell;
 mod world;

@@ -4,7 +4,7 @@ use molecule_tests::ADMIN;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use crate::world::World;
+use crate::world::{World, docker};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_is_echoed_the_size_follows_and_the_exit_code_is_told() {
@@ -139,4 +139,14 @@ async fn an_image_without_a_shell_says_so() {
             .await
             .is_empty()
     );
+    // And nothing is ended that never ran: once everything is over, the daemon was
+    // asked for each of the two shells, and no more.
+    let app = world.app.take().expect("a server");
+    app.shutdown().await;
+    let only = format!("container={}", one.container);
+    let now = docker(&["info", "--format", "{{.SystemTime}}"]);
+    let mut events = vec!["events", "--since", "10m", "--until", &now];
+    events.extend(["--filter", &only, "--filter", "event=exec_create"]);
+    let execs = docker(&events);
+    assert_eq!(execs.lines().count(), 2, "{execs}");
 }

@@ -60,7 +60,7 @@ impl Inner {
             daemon.call(bollard::Docker::info),
             self.usage(),
             self.objects(),
-            reach::facts(&self.config),
+            reach::facts(self),
         );
         let mut found = Vec::new();
         match &version {

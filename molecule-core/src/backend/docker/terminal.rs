@@ -166,7 +166,10 @@ impl Opening {
         );
         let mut stream = match started.await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if is_not_run(&error) => return Err(TerminalError::NoShell),
+            Ok(Err(error)) if is_not_run(&error) => {
+                shell.never_ran();
+                return Err(TerminalError::NoShell);
+            }
             Ok(Err(error)) => return Err(refused(error)),
             Err(_) => return Err(failed(CallError::Timeout)),
         };
@@ -202,7 +205,10 @@ impl Opening {
     /// Why a shell said nothing.
     async fn no_greeting(&self, shell: &Shell) -> TerminalError {
         match shell.code().await {
-            Some(code) if NOT_RUN.contains(&code) => TerminalError::NoShell,
+            Some(code) if NOT_RUN.contains(&code) => {
+                shell.never_ran();
+                TerminalError::NoShell
+            }
             Some(_) => TerminalError::NotRunning,
             None => failed(CallError::Timeout),
         }

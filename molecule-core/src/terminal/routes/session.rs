@@ -268,10 +268,11 @@ async fn watch(visit: &Visit, heard: &Heard, timing: Timing) -> End {
         }
         let now = app.auth.revocations();
         if now != revocations || proven.elapsed() > timing.right {
-            (revocations, proven) = (now, Instant::now());
-            let holds = timeout(timing.resize, visit.right.holds(app, visit.id)).await;
-            if !holds.unwrap_or(true) {
-                return REFUSED;
+            match timeout(timing.resize, visit.right.holds(app, visit.id)).await {
+                Ok(Some(true)) => (revocations, proven) = (now, Instant::now()),
+                Ok(Some(false)) => return REFUSED,
+                // Nobody answers: it is asked again at the next look.
+                Ok(None) | Err(_) => {}
             }
         }
         let may_stay = timeout(timing.resize, app.terminals.may_stay(visit.id)).await;

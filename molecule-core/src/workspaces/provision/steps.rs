@@ -14,14 +14,14 @@ use super::super::model::Workspace;
 use super::super::store::lease::{self, Lease};
 use super::super::store::lifecycle;
 use super::super::template::{self, CONFIG_FILE, ConfigFacts};
-use super::super::{agent_config, environment, restart_source, store};
+use super::super::{agent_config, environment, restart_source, rules, store};
 use super::attempt::Attempt;
 use super::failure::{Failure, Step};
 use super::{Provisioner, is_bootable};
 use crate::auth::mint;
 use crate::backend::{
-    BackendError, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef, ObtainedImage,
-    Progress, StartSpec, UndoStack,
+    BackendError, BackendKind, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef,
+    ObtainedImage, Progress, StartSpec, UndoStack,
 };
 use crate::error::Error;
 use crate::secrets::aad;
@@ -57,6 +57,7 @@ impl Provisioner {
             // It became another one while the image was on its way.
             image = self.obtain_image(workspace, attempt).await?;
         }
+        self.check_folder(workspace).await?;
         let boot = workspace.boot();
         let keeps = boot.source == BootSource::Existing;
         let template = self.template_of(workspace, &boot.source).await;
@@ -152,6 +153,25 @@ impl Provisioner {
                 Err(Failure::image(error).passing(is_known).into())
             }
         }
+    }
+
+    /// Looks at the folder of the host again, now that it is about to be mounted.
+    async fn check_folder(&self, workspace: &Workspace) -> Result<(), Failure> {
+        let (services, Some(dir)) = (&self.services, &workspace.workspace_dir) else {
+            return Ok(());
+        };
+        let docker = &services.config.backend.docker;
+        let is_far = services.backend.kind() == BackendKind::Docker
+            && !docker.daemon_host().starts_with("unix://");
+        let checked = match is_far {
+            // Folders of this machine say nothing about the daemon's.
+            true => rules::check_dir(dir),
+            false => rules::check_real_dir(dir).await,
+        };
+        checked.map_err(|detail| {
+            let text = format!("invalid workspace directory: {detail}");
+            Failure::new(&text, "workspace_dir", detail)
+        })
     }
 
     /// Takes the request that this boot answers: whatever is changed from here on

@@ -1,6 +1,6 @@
 //! `PATCH /workspaces/:id`, state and budget.
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use http::HeaderMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -10,10 +10,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::super::model::Status;
-use super::super::update::UpdateWorkspace;
+use super::super::update::{By, UpdateWorkspace};
 use super::WorkspaceId;
 use crate::app::App;
-use crate::auth::{AdminAuth, WorkspaceAuth};
+use crate::auth::{AdminAuth, Principal, WorkspaceAuth};
 use crate::error::{Error, Kind};
 use crate::http::{ApiResult, ErrorBody, Json, JsonBody};
 
@@ -43,6 +43,7 @@ struct UpdateReply {
         (status = 200, body = UpdateReply),
         (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody, description = "a workspace wants a higher tier or another folder for itself"),
         (status = 404, body = ErrorBody),
         (status = 409, body = ErrorBody, description = "the name is taken, or the parent is below it"),
         (status = 413, body = ErrorBody),
@@ -52,12 +53,18 @@ struct UpdateReply {
 )]
 async fn update_workspace(
     _: WorkspaceAuth,
+    Extension(who): Extension<Principal>,
     State(app): State<App>,
     WorkspaceId(id): WorkspaceId,
     body: JsonBody,
 ) -> ApiResult<Json<UpdateReply>> {
     let update: UpdateWorkspace = body.decode("invalid request body")?;
-    let needs_restart = app.workspaces.update(id, update).await?;
+    let by = match who {
+        // Where workspace tokens are administrators, they may do this like the rest.
+        Principal::Workspace(_) if !app.auth.is_administrator(&who) => By::Itself,
+        _ => By::Operator,
+    };
+    let needs_restart = app.workspaces.update(id, update, by).await?;
     Ok(Json(UpdateReply {
         status: "updated",
         needs_restart,

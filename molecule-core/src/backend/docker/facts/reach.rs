@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +11,7 @@ use reqwest::StatusCode;
 use reqwest::redirect::Policy;
 use url::{Host, Url};
 
+use super::super::{Inner, build};
 use super::{bad, doubtful, good};
 use crate::backend::{Fact, FactLevel, KNOWN_RUNTIMES};
 use crate::config::backend::DockerConfig;
@@ -24,7 +24,8 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 
 /// Facts about everything that the configuration takes images from. Sends no
 /// credentials.
-pub(super) async fn facts(config: &DockerConfig) -> Vec<Fact> {
+pub(super) async fn facts(inner: &Inner) -> Vec<Fact> {
+    let config = &inner.config;
     let mut hosts: BTreeSet<String> = (config.images.values())
         .filter_map(|image| host_of(image))
         .collect();
@@ -35,7 +36,7 @@ pub(super) async fn facts(config: &DockerConfig) -> Vec<Fact> {
         .iter()
         .all(|runtime| config.images.contains_key(*runtime));
     if prefix.is_none() && !are_all_named {
-        let (git, repositories) = tokio::join!(git(), repositories(config));
+        let (git, repositories) = tokio::join!(git(inner), repositories(config));
         found.extend([git, repositories]);
     }
     // Who named images can work without building any.
@@ -146,22 +147,14 @@ async fn ask(url: Url) -> Result<StatusCode, &'static str> {
     }
 }
 
-async fn git() -> Fact {
+async fn git(inner: &Inner) -> Fact {
     const WHAT: &str = "git";
     const ADVICE: &str = "images are built from repositories: install git on this machine, or set \
                           backend.docker.image_registry (MOLECULE_IMAGE_REGISTRY) to pull them";
-    let run = tokio::process::Command::new("git")
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(TIMEOUT, run).await {
-        Ok(Ok(output)) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            good(WHAT, text.trim().trim_start_matches("git ").to_owned())
-        }
-        _ => bad(WHAT, "cannot be run", ADVICE),
+    match tokio::time::timeout(TIMEOUT, build::git_version(inner)).await {
+        Ok(Ok(version)) => good(WHAT, version.trim().trim_start_matches("git ")),
+        Ok(Err(reason)) => bad(WHAT, reason, ADVICE),
+        Err(_) => bad(WHAT, "does not end in time", ADVICE),
     }
 }
 

@@ -72,6 +72,12 @@ impl Shell {
         self.number = number;
     }
 
+    /// Says that there was no such program: nothing runs that would have to be ended,
+    /// and nothing could end it.
+    pub(super) fn never_ran(&self) {
+        self.is_ended.store(true, Ordering::Release);
+    }
+
     pub(super) async fn set_size(&self, size: TerminalSize) -> Result<(), CallError> {
         let options = ResizeExecOptionsBuilder::default()
             .h(size.rows.into())
