@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) struct PrivateDocker {
-    folder: TempDir,
     daemon: Option<Child>,
+    folder: TempDir,
+    bridge: Bridge,
 }
 
 impl PrivateDocker {
@@ -28,11 +29,16 @@ impl PrivateDocker {
             return None;
         }
         have_image();
+        // Nobody else on this machine uses the same addresses.
+        let addresses = format!("10.{}", 128 + std::process::id() % 100);
         let mut docker = Self {
-            folder: tempfile::tempdir().expect("a folder for the daemon"),
             daemon: None,
+            folder: tempfile::tempdir().expect("a folder for the daemon"),
+            bridge: Bridge::new(addresses)?,
         };
+        let before = default_bridge();
         docker.start();
+        assert_eq!(default_bridge(), before, "the bridge of another daemon");
         let image = docker.folder.path().join("image.tar");
         let image = image.to_str().expect("a UTF-8 path").to_owned();
         docker_at(&[], &["save", "--output", &image, IMAGE]);
@@ -56,8 +62,6 @@ impl PrivateDocker {
 
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
-        // Nobody else on this machine uses the same addresses.
-        let third = 128 + std::process::id() % 100;
         let log = File::options()
             .append(true)
             .create(true)
@@ -73,8 +77,11 @@ impl PrivateDocker {
             .arg("--pidfile")
             .arg(self.path("pid"))
             .arg("--default-address-pool")
-            .arg(format!("base=10.{third}.0.0/16,size=24"))
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .arg(format!("base={}.0.0/16,size=24", self.bridge.addresses))
+            // Without a bridge of its own it deletes the default one of this machine,
+            // which is another daemon's.
+            .arg(format!("--bridge={}", self.bridge.name))
+            .args(["--iptables=false", "--ip6tables=false"])
             .args(["--ip-forward=false", "--ip-masq=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the log file"))
@@ -162,6 +169,55 @@ impl Drop for PrivateDocker {
             let _ = Command::new("umount").arg("--lazy").arg(mount).output();
         }
     }
+}
+
+/// The default network of a daemon; goes with it.
+struct Bridge {
+    name: String,
+    /// The first two numbers of all addresses of the daemon's networks.
+    addresses: String,
+}
+
+impl Bridge {
+    /// None, with a reason, when this process may not make one.
+    fn new(addresses: String) -> Option<Self> {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        let name = format!("molt-{}", &unique[..8]);
+        let bridge = Self { name, addresses };
+        // The last network of its range: the daemon hands them out from the first on.
+        let address = format!("{}.255.1/24", bridge.addresses);
+        for args in [
+            &["link", "add", &bridge.name, "type", "bridge"][..],
+            &["address", "add", &address, "dev", &bridge.name],
+            &["link", "set", &bridge.name, "up"],
+        ] {
+            if let Err(why) = ip(args) {
+                eprintln!("skipped: a Docker daemon of its own needs a bridge: {why}");
+                return None;
+            }
+        }
+        Some(bridge)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = ip(&["link", "delete", &self.name]);
+    }
+}
+
+fn ip(args: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(args).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+/// What tells one default bridge of this machine from another, if there is one.
+fn default_bridge() -> Option<String> {
+    std::fs::read_to_string("/sys/class/net/docker0/ifindex").ok()
 }
 
 fn send(pid: i32, signal: Signal) {
