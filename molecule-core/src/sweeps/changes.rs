@@ -116,7 +116,11 @@ impl Sweeps {
                 continue;
             };
             earliest = Some(Instant::now() + FULL_LOOKS_APART);
-            self.sweep_gone(asked_at.elapsed(), Absence::Ended).await;
+            let age = asked_at.elapsed();
+            if !self.sweep_gone(age, Absence::Ended).await {
+                // Whatever was missed is still to be found.
+                queue.put(&Change::Missed);
+            }
         }
     }
 }
