@@ -152,7 +152,7 @@ async fn backend(config: &Config, instance: &str) -> bool {
         Ok(_) => backend.facts().await,
         Err(_) => Vec::new(),
     };
-    if answer.is_ok() && instance != ANY_INSTANCE {
+    if answer.is_ok() && instance != NO_INSTANCE {
         orphans(config, &backend).await;
     }
     backend.shutdown().await;
