@@ -53,6 +53,7 @@ pub(crate) struct AccessQuestion {
 /// What the address of an agent depends on.
 struct Callee<'a> {
     id: Uuid,
+    tier: i64,
     status: Status,
     url: &'a str,
     external: bool,
@@ -84,6 +85,7 @@ impl Presence {
         let status = Status::parse(&row.status);
         let callee = Callee {
             id: target,
+            tier: row.tier,
             status,
             url: &row.url,
             external: row.external,
@@ -141,6 +143,7 @@ impl Presence {
     fn view(&self, peer: Peer) -> PeerView {
         let callee = Callee {
             id: peer.id,
+            tier: peer.tier,
             status: Status::parse(&peer.status),
             url: &peer.url,
             external: peer.external,
@@ -225,7 +228,7 @@ impl Presence {
             _ if callee.is_claimed() => Some(as_seen(callee.url)),
             Status::Online | Status::Degraded if callee.hosted => {
                 let own = (!callee.url.is_empty()).then(|| as_seen(callee.url));
-                self.workspaces.internal_url(callee.id).or(own)
+                self.workspaces.internal_url(callee.id, callee.tier).or(own)
             }
             Status::Online | Status::Degraded if !callee.url.is_empty() => {
                 Some(as_seen(callee.url))

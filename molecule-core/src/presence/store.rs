@@ -99,7 +99,7 @@ pub(super) async fn update_card(
 
 statement!(
     TARGET,
-    "SELECT t.name, t.status, t.url, t.external, t.instance_id IS NOT NULL AS hosted,
+    "SELECT t.name, t.tier, t.status, t.url, t.external, t.instance_id IS NOT NULL AS hosted,
             COALESCE((SELECT c.external FROM workspaces c WHERE c.id = $2), FALSE) AS for_external
      FROM workspaces t WHERE t.id = $1 AND t.status <> 'removed'"
 );
@@ -107,6 +107,7 @@ statement!(
 /// A workspace somebody wants to call.
 pub(super) struct Target {
     pub(super) name: String,
+    pub(super) tier: i64,
     pub(super) status: String,
     pub(super) url: String,
     pub(super) external: bool,
@@ -117,6 +118,7 @@ pub(super) struct Target {
 }
 from_row!(Target {
     name,
+    tier,
     status,
     url,
     external,

@@ -14,8 +14,10 @@ impl Workspaces {
 
     /// URL at which other agents on this server's backend reach an agent that it
     /// started, when that is not the one at which the server reaches it.
-    pub(crate) fn internal_url(&self, id: Uuid) -> Option<String> {
-        self.services.backend.internal_url(id)
+    pub(crate) fn internal_url(&self, id: Uuid, tier: i64) -> Option<String> {
+        // As a start of a tier that is out of range would.
+        let tier = u8::try_from(tier).unwrap_or_default();
+        self.services.backend.internal_url(id, tier)
     }
 
     /// A URL as an agent on this server's backend must write it: where this machine

@@ -42,6 +42,23 @@ on_both_engines! {
         }
     }
 
+    async fn an_agent_on_the_network_of_the_host_is_found_where_its_row_says(engine: Engine) {
+        // Given one that was started by another server, as far as this one remembers
+        let app = strict(engine).start().await;
+        app.backend.put_in_containers();
+        let one = Agent::online(&app, json!({ "name": "one" })).await;
+        let two = Agent::online(&app, json!({ "name": "two", "tier": 4 })).await;
+        set_url(&app, engine, &two.id, "http://127.0.0.1:20001").await;
+
+        // Then it is found at its port of the host, in a list too
+        let reply = discover(&app, &one.id, &one.token, &two.id).await;
+        assert_eq!(reply.json()["url"], "http://host.docker.internal:20001", "{}", reply.text);
+        let path = format!("/registry/{}/peers", one.id);
+        let peers = app.get(&path).bearer(&one.token).send().await.json();
+        let peer = peers.as_array().into_iter().flatten().find(|peer| peer["id"] == two.id.as_str());
+        assert_eq!(peer.expect("a peer")["url"], "http://host.docker.internal:20001");
+    }
+
     async fn an_agent_on_this_machine_is_found_where_it_listens(engine: Engine) {
         let app = strict(engine).start().await;
         let one = Agent::online(&app, json!({ "name": "one" })).await;
