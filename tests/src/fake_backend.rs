@@ -62,6 +62,8 @@ struct State {
     fault: Fault,
     /// What ended by itself and is still there.
     stopped: BTreeSet<Uuid>,
+    /// What was made and never started.
+    unstarted: BTreeSet<Uuid>,
     unknown: bool,
     list_fails: bool,
     down: bool,
@@ -200,6 +202,16 @@ impl FakeBackend {
         self.state(|state| state.storage.insert(id));
     }
 
+    /// Makes compute of a workspace without starting it, as a backend may that is slow.
+    pub fn make_late(&self, id: Uuid) {
+        self.state(|state| state.unstarted.insert(id));
+    }
+
+    /// True while there is such compute.
+    pub fn has_late(&self, id: Uuid) -> bool {
+        self.state(|state| state.unstarted.contains(&id))
+    }
+
     /// True while there is compute, running or not, or storage of a workspace.
     pub fn holds(&self, id: Uuid) -> bool {
         self.state(|state| {
@@ -301,9 +313,10 @@ impl WorkspaceBackend for FakeBackend {
         }
     }
 
-    fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
+    fn internal_url(&self, workspace_id: Uuid, tier: u8) -> Option<String> {
         let short = workspace_id.to_string()[..12].to_owned();
-        self.state(|state| state.in_containers)
+        // Those of tier 4 seem to be on the network of the host.
+        self.state(|state| state.in_containers && tier != 4)
             .then(|| format!("http://ws-{short}:8000"))
     }
 
@@ -383,6 +396,7 @@ impl WorkspaceBackend for FakeBackend {
             }
             state.running.remove(&instance.workspace_id);
             state.stopped.remove(&instance.workspace_id);
+            state.unstarted.remove(&instance.workspace_id);
             Ok(())
         })
     }
@@ -433,17 +447,21 @@ impl WorkspaceBackend for FakeBackend {
                 .running
                 .keys()
                 .chain(&state.stopped)
+                .chain(&state.unstarted)
                 .chain(&state.storage)
                 .copied()
                 .collect();
             let list = ids.into_iter().map(|workspace_id| {
                 let runs = state.running.contains_key(&workspace_id);
-                let compute = runs || state.stopped.contains(&workspace_id);
+                let compute = runs
+                    || state.stopped.contains(&workspace_id)
+                    || state.unstarted.contains(&workspace_id);
                 ManagedInstance {
                     workspace_id,
                     compute,
                     running: (compute && !state.list_hides_state).then_some(runs),
                     instance_id: compute.then(|| format!("fake-{workspace_id}")),
+                    unstarted: state.unstarted.contains(&workspace_id),
                     storage: state.storage.contains(&workspace_id),
                 }
             });

@@ -13,8 +13,9 @@ pub struct BackendConfig {
     /// Which backend to use.
     pub kind: BackendChoice,
     /// Compute and storage that no row knows of is removed, unless it is more than
-    /// five workspaces and more than this share of all that the backend holds: then
-    /// the database is more likely the wrong one. 100 removes it always.
+    /// five workspaces and more than this share of all that the backend holds, or all
+    /// of several: then the database is more likely the wrong one. 100 removes it
+    /// always.
     pub orphan_limit_percent: u8,
     /// Settings of the Docker backend.
     pub docker: DockerConfig,

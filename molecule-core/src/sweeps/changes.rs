@@ -114,7 +114,10 @@ impl Sweeps {
                 continue;
             };
             earliest = Some(Instant::now() + FULL_LOOKS_APART);
-            self.sweep_gone(asked_at.elapsed()).await;
+            if !self.sweep_gone(asked_at.elapsed()).await {
+                // Whatever was missed is still to be found.
+                queue.put(&Change::Missed);
+            }
         }
     }
 }

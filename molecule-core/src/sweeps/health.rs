@@ -37,20 +37,20 @@ pub(super) enum Seen {
 
 impl Sweeps {
     /// One round: takes offline whose compute is stopped or missing. Works with a
-    /// list that is at most this old.
-    pub(super) async fn sweep_gone(&self, max_age: Duration) {
+    /// list that is at most this old; false when there is none.
+    pub(super) async fn sweep_gone(&self, max_age: Duration) -> bool {
         // Two rounds at once would look at everything twice.
         let _turn = self.health_turn.lock().await;
         // One answer for the whole fleet; only who it does not show running is
         // looked at one by one.
-        let listing = match self.listing(max_age).await {
+        let listing = match self.compute_listing(max_age).await {
             Ok(listing) => listing,
             Err(error) => {
                 if self.backend_trouble.turns(true) {
                     tracing::error!(%error, "the backend does not answer; nobody is called dead");
                 }
                 metrics::counter!("molecule_health_sweep_failures_total").increment(1);
-                return;
+                return false;
             }
         };
         let running = listing
@@ -74,8 +74,12 @@ impl Sweeps {
                 tracing::info!("the backend answers again");
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "hosted workspaces could not be listed"),
+            Err(error) => {
+                tracing::warn!(%error, "hosted workspaces could not be listed");
+                return false;
+            }
         }
+        true
     }
 
     async fn sweep_not_running(&self, running: &HashSet<Uuid>) -> sqlx::Result<Unknown> {

@@ -99,6 +99,7 @@ pub(crate) struct Sweeps {
     health_turn: Arc<Mutex<()>>,
     inventory: inventory::Inventory,
     strays: orphans::Strays,
+    late: orphans::Late,
 }
 
 impl Sweeps {
@@ -110,6 +111,7 @@ impl Sweeps {
             health_turn: Arc::default(),
             inventory: inventory::Inventory::default(),
             strays: orphans::Strays::default(),
+            late: orphans::Late::default(),
         }
     }
 
@@ -158,7 +160,8 @@ impl Sweeps {
             (services.leader).run(&services.supervisor, "backend-changes", follow);
         }
         self.lead("health-sweep", health, move |this| async move {
-            this.sweep_gone(shared_within(health)).await;
+            // The next round comes anyway.
+            let _ = this.sweep_gone(shared_within(health)).await;
         });
         let tokens = cadence.tokens;
         self.lead("token-sweep", tokens, move |this| async move {

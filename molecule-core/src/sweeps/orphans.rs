@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::inventory::{Listing, shared_within};
-use super::{ACT_AT_ONCE, Sweeps, store};
+use super::{ACT_AT_ONCE, Services, Sweeps, store};
+use crate::backend::{InstanceRef, Liveness, ManagedInstance};
 use crate::workspaces::Orphan;
 
 /// What one kind of orphan may take per round; the next round goes on.
 const PASS_TIMEOUT: Duration = Duration::from_secs(30);
-/// So many without a row are never suspicious, however few there are in all.
+/// So many without a row are never suspicious, unless they are all there are.
 const NEVER_SUSPICIOUS: usize = 5;
 /// Ids named in the log.
 const EXAMPLES: usize = 3;
@@ -27,6 +28,18 @@ const EXAMPLES: usize = 3;
 /// sighting. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Strays(Arc<Mutex<Seen>>);
+
+/// Remembers which failed workspaces have compute that was never started. Cheap to
+/// clone.
+#[derive(Clone, Default)]
+pub(super) struct Late(Arc<Mutex<SeenLate>>);
+
+#[derive(Default)]
+struct SeenLate {
+    ids: HashSet<Uuid>,
+    /// The list they were seen in.
+    asked_at: Option<Instant>,
+}
 
 #[derive(Default)]
 struct Seen {
@@ -78,9 +91,14 @@ impl Seen {
     }
 }
 
-/// How many of `held` may be without a row before nobody believes it.
+/// How many of `held` may be without a row before nobody believes it. A database that
+/// knows none of several is not the right one, however small the installation is.
 pub(super) fn most_strays(held: usize, percent: u8) -> usize {
-    (held.saturating_mul(usize::from(percent)) / 100).max(NEVER_SUSPICIOUS)
+    let most = (held.saturating_mul(usize::from(percent)) / 100).max(NEVER_SUSPICIOUS);
+    match percent < 100 && held > 1 {
+        true => most.min(held - 1),
+        false => most,
+    }
 }
 
 impl Sweeps {
@@ -100,13 +118,17 @@ impl Sweeps {
             Err(error) => return tracing::warn!(%error, "orphans could not be told"),
         };
         let (mut removed, mut asleep, mut strays) = (Vec::new(), Vec::new(), Vec::new());
+        let mut late = HashSet::new();
         for item in &listing.managed {
             match rows.get(&item.workspace_id) {
                 None => strays.push(item.workspace_id),
                 // An agent elsewhere is nobody's to stop.
                 Some(row) if row.external => {}
                 Some(row) if row.is_removed() => removed.push(item.workspace_id),
-                Some(row) if row.is_asleep() && item.compute => asleep.push(item.workspace_id),
+                Some(row) if row.is_asleep() && item.compute => asleep.push(item),
+                Some(row) if row.has_failed() && item.unstarted && item.running != Some(true) => {
+                    late.insert(item.workspace_id);
+                }
                 // A status of a newer server is no reason to touch anything.
                 Some(_) => {}
             }
@@ -116,6 +138,26 @@ impl Sweeps {
         self.clear(Orphan::Removed, removed).await;
         self.clear(Orphan::Unknown, strays).await;
         self.settle(asleep).await;
+        self.clear_late(&listing, late).await;
+    }
+
+    /// Removes what was made for a start that had given up by then; a start that is
+    /// under way would be over in the second list.
+    async fn clear_late(&self, listing: &Listing, late: HashSet<Uuid>) {
+        let twice: Vec<Uuid> = {
+            let mut seen = (self.late.0.lock()).unwrap_or_else(PoisonError::into_inner);
+            if seen.asked_at.replace(listing.asked_at) == Some(listing.asked_at) {
+                return;
+            }
+            let earlier = std::mem::replace(&mut seen.ids, late);
+            seen.ids.intersection(&earlier).copied().collect()
+        };
+        let workspaces = &self.services.workspaces;
+        let clearing =
+            futures_util::stream::iter(twice).for_each_concurrent(ACT_AT_ONCE, |id| async move {
+                workspaces.clear_late(id).await;
+            });
+        within_budget("late", clearing).await;
     }
 
     /// Those of the workspaces without a row that go in this round.
@@ -175,10 +217,22 @@ impl Sweeps {
     }
 
     /// A stop that failed, or a start that was overtaken by a pause.
-    async fn settle(&self, ids: Vec<Uuid>) {
-        let workspaces = &self.services.workspaces;
+    async fn settle(&self, items: Vec<&ManagedInstance>) {
+        let Services {
+            backend,
+            workspaces,
+            ..
+        } = &*self.services;
         let settling =
-            futures_util::stream::iter(ids).for_each_concurrent(ACT_AT_ONCE, |id| async move {
+            futures_util::stream::iter(items).for_each_concurrent(ACT_AT_ONCE, |item| async move {
+                let id = item.workspace_id;
+                // The list may be older than the pause, which stopped it.
+                if item.running.is_some()
+                    && let Liveness::Unknown(_) | Liveness::Missing =
+                        backend.liveness(&InstanceRef::of(id)).await
+                {
+                    return;
+                }
                 tracing::warn!(workspace.id = %id, "stopping compute of a workspace that sleeps");
                 workspaces.stop_sleeping(id).await;
             });
@@ -195,7 +249,6 @@ async fn within_budget(pass: &'static str, work: impl Future<Output = ()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::ManagedInstance;
 
     fn listing(held: usize) -> Listing {
         let managed = (0..held).map(|number| ManagedInstance {
@@ -203,6 +256,7 @@ mod tests {
             compute: true,
             running: Some(true),
             instance_id: None,
+            unstarted: false,
             storage: true,
         });
         Listing {
@@ -230,7 +284,9 @@ mod tests {
     fn a_few_go_on_the_second_sighting_and_many_do_not() {
         for (held, count, percent) in [
             (1, 1, 20),
-            (5, 5, 20),
+            (6, 5, 20),
+            (2, 1, 99),
+            (5, 5, 100),
             (100, 20, 20),
             (8, 5, 1),
             (1000, 1000, 100),
@@ -240,6 +296,8 @@ mod tests {
             assert_eq!(verdict, Verdict::Remove(first(count)), "{count} of {held}");
         }
         for (held, count, percent, limit) in [
+            (2, 2, 20, 1),
+            (5, 5, 99, 4),
             (6, 6, 20, 5),
             (100, 21, 20, 20),
             (100, 100, 99, 99),

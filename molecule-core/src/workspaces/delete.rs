@@ -206,23 +206,34 @@ impl Workspaces {
             self.services.remove_compute(id).await
         };
         match tokio::time::timeout(STOP_TIMEOUT, clearing).await {
-            Ok(true) => None,
-            Ok(false) | Err(_) => Some(id),
+            // The sweeper comes back for storage.
+            Ok(Cleared::All | Cleared::Compute) => None,
+            Ok(Cleared::Nothing) | Err(_) => Some(id),
         }
     }
 }
 
+/// What of a removed workspace is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cleared {
+    All,
+    /// Storage may be left.
+    Compute,
+    /// Compute may still run.
+    Nothing,
+}
+
 impl Services {
     /// Stops the compute of a removed workspace and, only if that worked, deletes
-    /// its storage. False when compute may still run.
-    pub(super) async fn remove_compute(&self, id: Uuid) -> bool {
+    /// its storage.
+    pub(super) async fn remove_compute(&self, id: Uuid) -> Cleared {
         let instance_id = match store::find(&self.db, id).await {
             // An external agent is nobody's to stop.
-            Ok(Some(row)) if row.external => return true,
+            Ok(Some(row)) if row.external => return Cleared::All,
             Ok(row) => row.and_then(|row| row.instance_id),
             Err(error) => {
                 tracing::error!(workspace.id = %id, %error, "instance could not be looked up");
-                return false;
+                return Cleared::Nothing;
             }
         };
         let instance = InstanceRef {
@@ -231,17 +242,16 @@ impl Services {
         };
         if let Err(error) = self.backend.stop(&instance).await {
             tracing::error!(workspace.id = %id, error = %self.describe(error), "stop failed; storage kept");
-            return false;
+            return Cleared::Nothing;
         }
         if let Err(error) = self.backend.remove_storage(id).await {
-            // The sweeper comes back for it.
             tracing::error!(workspace.id = %id, error = %self.describe(error), "storage not removed");
-            return true;
+            return Cleared::Compute;
         }
         if let Err(error) = store::clear_instance(&self.db, id).await {
             tracing::warn!(workspace.id = %id, %error, "instance id not cleared");
         }
-        true
+        Cleared::All
     }
 
     /// A backend error for the log, masked.

@@ -125,11 +125,13 @@ impl Workspaces {
     /// when something may be left.
     pub(crate) async fn stop_sleeping(&self, id: Uuid) -> bool {
         let stopping = async {
-            // What began before the row changed; not what began after it.
-            if let Ok(Some(status)) = store::status(&self.services.db, id).await
+            // What began before the row is read; not what a resume begins after that.
+            let under_way = self.provisioner.under_way(id);
+            if let Some(under_way) = under_way
+                && let Ok(Some(status)) = store::status(&self.services.db, id).await
                 && is_asleep(&status)
             {
-                self.provisioner.cancel(id).await;
+                under_way.cancel().await;
             }
             let _pass = self.provisioner.gate().enter(id).await;
             match store::status(&self.services.db, id).await {

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::delete::Cleared;
 use super::model::Status;
 use super::provision::NO_BACKEND;
 use super::store::lease::Again;
@@ -154,7 +155,28 @@ impl Workspaces {
             return Ok(false);
         }
         tracing::warn!(workspace.id = %id, reason = orphan.as_str(), "removing orphan");
-        Ok(services.remove_compute(id).await)
+        Ok(services.remove_compute(id).await == Cleared::All)
+    }
+}
+
+impl Workspaces {
+    /// Removes compute that was made for a failed workspace after its start had given
+    /// up, unless it is being started by now.
+    pub(crate) async fn clear_late(&self, id: Uuid) {
+        if self.provisioner.is_under_way(id) {
+            return;
+        }
+        let _pass = self.provisioner.gate().enter(id).await;
+        match store::status(&self.services.db, id).await {
+            Ok(Some(status)) if status == Status::Failed.as_str() => {
+                tracing::warn!(workspace.id = %id, "removing compute that was made too late");
+                self.services.stop_compute(id).await;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(workspace.id = %id, %error, "late compute not removed; will retry");
+            }
+        }
     }
 }
 

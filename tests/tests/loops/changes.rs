@@ -91,6 +91,25 @@ on_both_engines! {
         assert!((1..=3).contains(&lists), "{lists}");
     }
 
+    async fn something_missed_is_looked_for_until_a_list_can_be_made(engine: Engine) {
+        // Given a workspace that ended untold, on a backend that cannot list
+        let app = told(engine).start().await;
+        let agent = Agent::online(&app, json!({ "name": "one" })).await;
+        listening(&app).await;
+        app.backend.lose(&agent.id);
+        app.backend.set_list_fails(true);
+
+        // When it says that it may have missed something
+        let lists = app.backend.lists();
+        app.backend.tell(Change::Missed);
+        eventually("it is asked for a list", async || app.backend.lists() > lists).await;
+        assert_eq!(status(&app, &agent.id).await, "online");
+
+        // Then it is asked again, without being told more
+        app.backend.set_list_fails(false);
+        wait_until_offline(&app, engine, &agent.id).await;
+    }
+
     async fn what_we_end_ourselves_is_no_absence(engine: Engine) {
         // Given a backend that tells of every end, also of those that we cause
         let app = told(engine).start().await;

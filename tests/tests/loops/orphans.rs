@@ -69,11 +69,15 @@ on_both_engines! {
         // When the storage cannot be removed
         app.backend.set_fault(Fault::RemoveFails);
         eventually("it is stopped", async || !app.backend.runs(&agent.id)).await;
+        rounds(&app).await;
         assert!(app.backend.stores(&agent.id));
+        let removed = || gauge(&app, "molecule_orphans_removed_total{reason=\"removed\"}");
+        assert_eq!(removed().await, None, "counted what is still there");
 
         // And when it can, then all of it is gone, and nothing of the other
         app.backend.set_fault(Fault::None);
         eventually("all of it is gone", async || !app.backend.holds(uuid(&agent))).await;
+        eventually("it is counted", async || removed().await == Some(1.0)).await;
         rounds(&app).await;
         assert!(app.backend.runs(&kept.id) && app.backend.stores(&kept.id));
     }
@@ -151,6 +155,30 @@ on_both_engines! {
         assert!(app.backend.holds(stray));
     }
 
+    async fn not_one_of_a_few_goes_when_all_are_unknown(engine: Engine) {
+        // Given a small installation whose database is another one
+        let app = sweeping(engine).start().await;
+        wait_for_lead(&app).await;
+        let strays = [Uuid::new_v4(), Uuid::new_v4()];
+        for stray in strays {
+            app.backend.plant(stray);
+        }
+
+        // Then nothing goes
+        eventually("it is told", async || {
+            gauge(&app, "molecule_orphan_breaker_open").await == Some(1.0)
+        })
+        .await;
+        rounds(&app).await;
+        assert!(strays.iter().all(|stray| app.backend.holds(*stray)));
+
+        // And when it knows one more, then what it does not know is left over
+        Agent::online(&app, json!({ "name": "one" })).await;
+        for stray in strays {
+            eventually("it is gone", async || !app.backend.holds(stray)).await;
+        }
+    }
+
     async fn an_operator_can_let_all_of_them_go(engine: Engine) {
         let app = sweeping(engine)
             .config(|config| config.backend.orphan_limit_percent = 100)
@@ -161,6 +189,30 @@ on_both_engines! {
             app.backend.plant(*stray);
         }
         eventually("all are gone", async || app.backend.is_empty()).await;
+    }
+
+    async fn what_was_made_after_its_start_gave_up_goes(engine: Engine) {
+        // Given compute that was never started, of workspaces in several statuses
+        let app = sweeping(engine).start().await;
+        let mut kept = Vec::new();
+        for status in ["online", "provisioning", "offline"] {
+            let agent = Agent::online(&app, json!({ "name": status })).await;
+            set_status(&app, engine, &agent.id, status).await;
+            kept.push(agent);
+        }
+        let late = Agent::online(&app, json!({ "name": "late" })).await;
+        app.backend.kill(&late.id);
+        set_status(&app, engine, &late.id, "failed").await;
+        for agent in kept.iter().chain([&late]) {
+            app.backend.make_late(uuid(agent));
+        }
+
+        // Then only that of a failed one goes, and its storage stays
+        eventually("it is gone", async || !app.backend.has_late(uuid(&late))).await;
+        assert!(app.backend.stores(&late.id));
+        rounds(&app).await;
+        assert!(kept.iter().all(|agent| app.backend.has_late(uuid(agent))));
+        assert_status(&app, engine, &late.id, "failed").await;
     }
 
     async fn a_sleeper_that_runs_is_stopped_and_keeps_its_storage(engine: Engine) {

@@ -15,17 +15,25 @@ pub(in crate::sweeps) struct Standing {
     id: Uuid,
     status: String,
     pub(in crate::sweeps) external: bool,
+    /// A provision is under way, or its server died.
+    leased: bool,
 }
 from_row!(Standing {
     id,
     status,
-    external
+    external,
+    leased
 });
 
 impl Standing {
     /// The name itself: a status of a newer server is something else.
     pub(in crate::sweeps) fn is_removed(&self) -> bool {
         self.status == "removed"
+    }
+
+    /// It failed, and nobody starts it.
+    pub(in crate::sweeps) fn has_failed(&self) -> bool {
+        self.status == "failed" && !self.leased
     }
 
     /// Its compute should not run.
@@ -36,7 +44,7 @@ impl Standing {
 
 statement!(
     STANDING,
-    "SELECT id, status, external FROM workspaces WHERE id IN (
+    "SELECT id, status, external, provision_lease_until IS NOT NULL AS leased FROM workspaces WHERE id IN (
        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
        $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32)"
 );

@@ -73,9 +73,20 @@ enum Entrance {
     Again(Lease, Pass),
 }
 
-struct UnderWay {
+/// One provision that runs here.
+#[derive(Clone)]
+pub(super) struct UnderWay {
     cancel: CancellationToken,
     done: watch::Receiver<()>,
+}
+
+impl UnderWay {
+    /// Cancels it and waits until it took itself back.
+    pub(super) async fn cancel(mut self) {
+        self.cancel.cancel();
+        // Ends with an error when the sender is dropped, which is the signal.
+        while self.done.changed().await.is_ok() {}
+    }
 }
 
 /// What the parts of a running provision tell each other.
@@ -245,14 +256,14 @@ impl Provisioner {
 
     /// Cancels a provision under way and waits until it took itself back.
     pub(super) async fn cancel(&self, id: Uuid) {
-        let Some(mut done) = self.lock().get(&id).map(|entry| {
-            entry.cancel.cancel();
-            entry.done.clone()
-        }) else {
-            return;
-        };
-        // Ends with an error when the sender is dropped, which is the signal.
-        while done.changed().await.is_ok() {}
+        if let Some(under_way) = self.under_way(id) {
+            under_way.cancel().await;
+        }
+    }
+
+    /// The provision of a workspace that this server works on, if there is one.
+    pub(super) fn under_way(&self, id: Uuid) -> Option<UnderWay> {
+        self.lock().get(&id).cloned()
     }
 
     /// True while this server works on the workspace.
