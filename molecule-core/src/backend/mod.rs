@@ -112,10 +112,10 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// URL at which other agents on this backend reach the agent of a workspace that
-    /// runs here, without looking whether it does. `None` where that is the URL at
-    /// which this server reaches it.
-    fn internal_url(&self, _workspace_id: Uuid) -> Option<String> {
+    /// URL at which other agents on this backend reach the agent of a workspace of
+    /// this tier that runs here, without looking whether it does. `None` where that is
+    /// the URL at which this server reaches it.
+    fn internal_url(&self, _workspace_id: Uuid, _tier: u8) -> Option<String> {
         None
     }
 
@@ -131,6 +131,15 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
     /// # Errors
     /// [`BackendError`]; an error never means "nothing there".
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError>;
+
+    /// The same for those with compute; whether there is storage need not be true in
+    /// it. Works where a backend can list its compute and nothing else.
+    ///
+    /// # Errors
+    /// [`BackendError`]; an error never means "nothing there".
+    async fn list_compute(&self) -> Result<Vec<ManagedInstance>, BackendError> {
+        self.list_managed().await
+    }
 
     /// Asks the backend whether it would work, for `doctor` and `/readyz`.
     /// Answers with a short description such as `Docker 28.2.2`.
@@ -322,6 +331,10 @@ pub enum Liveness {
     Unknown(BackendError),
 }
 
+/// Stands for the instance of a server whose database is not known yet: it owns
+/// nothing, and nothing is another one's.
+pub(crate) const NO_INSTANCE: &str = "doctor";
+
 /// Something a backend holds for this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedInstance {
@@ -336,6 +349,9 @@ pub struct ManagedInstance {
     /// What [`Instance::instance_id`] was for that container or process; `None`
     /// without compute, or when the backend cannot tell.
     pub instance_id: Option<String>,
+    /// True when compute was made and never started: a start that is under way, or what
+    /// a backend made after the start that asked for it was taken back.
+    pub unstarted: bool,
     /// True when there is storage.
     pub storage: bool,
 }

@@ -7,6 +7,7 @@ use molecule_hooks::Registry;
 use super::Failure;
 use super::secrets::{self, Finding};
 use crate::backend::FactLevel;
+use crate::backend::NO_INSTANCE;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::server::choose_backend;
@@ -16,8 +17,6 @@ use crate::{identity, store};
 
 /// Free space below which the data directory is in danger.
 const LOW_DISK_BYTES: u64 = 1024 * 1024 * 1024;
-/// Any id will do for asking whether the backend answers.
-const ANY_INSTANCE: &str = "doctor";
 
 /// Prints one line per finding; true when nothing is wrong.
 pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool {
@@ -38,7 +37,7 @@ pub(super) async fn examine(loaded: Result<(Config, Registry), Failure>) -> bool
     good("hooks", &format!("[{}]", registry.names().join(", ")));
     let (database, fleet) = database(&config).await;
     // Any id will do for asking whether the backend answers.
-    let instance = database.as_deref().unwrap_or(ANY_INSTANCE);
+    let instance = database.as_deref().unwrap_or(NO_INSTANCE);
     let backend = backend(&config, instance).await;
     let disk = disk(&config.data_dir.0);
     database.is_some() && fleet && backend && disk
@@ -71,7 +70,7 @@ async fn database(config: &Config) -> (Option<String>, bool) {
     db.close().await;
     match instance {
         Schema::UpToDate(instance) => (Some(instance), fleet),
-        Schema::Behind => (Some(ANY_INSTANCE.to_owned()), fleet),
+        Schema::Behind => (Some(NO_INSTANCE.to_owned()), fleet),
         Schema::Unusable => (None, fleet),
     }
 }

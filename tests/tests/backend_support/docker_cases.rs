@@ -7,12 +7,14 @@ use bollard::models::{ContainerCreateBody, MountPoint};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListNetworksOptions, RestartContainerOptionsBuilder,
 };
+use hyper::Method;
 use molecule_core::backend::{BackendError, InstanceRef, Liveness, StartSpec, WorkspaceAccess};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend_support::agent::{Seen, wait_until_ready};
 use crate::backend_support::docker::DockerFixture;
 use crate::backend_support::fixture::{Fixture, SECRET, liveness, spec};
+use crate::backend_support::proxy::{Fault, Rule};
 use crate::backend_support::registry::Registry;
 
 fn never() -> CancellationToken {
@@ -440,4 +442,63 @@ async fn a_healthy_daemon_tells_its_version() {
         text.starts_with("Docker ") && text.contains(" (API 1."),
         "{text}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_volumes_does_not_hide_which_containers_run() {
+    let Some(fixture) = DockerFixture::new().await else {
+        return;
+    };
+    // Given a workspace on a daemon that cannot list volumes
+    let backend = fixture.backend();
+    let spec = spec();
+    backend.start(&spec, &never()).await.expect("a start");
+    fixture
+        .proxy
+        .add(Rule::always(Method::GET, "/volumes", Fault::Echo));
+    backend.list_managed().await.expect_err("no whole list");
+
+    // Then who runs is known
+    let found = backend.list_compute().await.expect("a list");
+    let runs: Vec<_> = found
+        .iter()
+        .map(|item| (item.workspace_id, item.running))
+        .collect();
+    assert_eq!(runs, [(spec.workspace_id, Some(true))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_was_never_started_is_listed_as_such() {
+    let Some(fixture) = DockerFixture::new().await else {
+        return;
+    };
+    // Given what a slow daemon made for a start that had given up
+    let backend = fixture.backend();
+    let spec = spec();
+    let name = format!("ws-{}", spec.workspace_id);
+    fixture.remove_later_container(&name);
+    let labels = [
+        ("molecule.platform.managed", "true"),
+        ("molecule.platform.instance", &fixture.instance),
+        ("molecule.workspace.id", &spec.workspace_id.to_string()),
+    ];
+    let body = ContainerCreateBody {
+        image: Some(fixture.image()),
+        labels: Some(
+            labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+        ),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::default().name(&name).build();
+    let made = fixture.docker.create_container(Some(options), body).await;
+    made.expect("a container");
+
+    // Then it is told from one that ended, and a stop removes it
+    let found = backend.list_managed().await.expect("a list").remove(0);
+    assert!(found.unstarted && found.compute && found.running == Some(false));
+    let id = InstanceRef::of(spec.workspace_id);
+    backend.stop(&id).await.expect("a stop");
+    assert_eq!(backend.list_managed().await.expect("a list"), []);
 }

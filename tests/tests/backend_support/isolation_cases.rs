@@ -80,7 +80,7 @@ async fn without_the_switch_every_tier_is_confined_and_has_its_own_limits() {
         let files = ["memory.max", "memory/memory.limit_in_bytes"];
         let bytes = limit(&fixture, &name, files).await;
         assert_eq!(bytes, (memory << 20).to_string(), "tier {tier}");
-        let url = backend.internal_url(spec.workspace_id);
+        let url = backend.internal_url(spec.workspace_id, tier);
         let short = &name[.."ws-".len() + 12];
         assert_eq!(url, Some(format!("http://{short}:8000")));
         // No variable of ours about a port that nobody picked
@@ -268,8 +268,8 @@ async fn an_agent_on_the_hosts_network_keeps_the_port_that_was_picked_for_it() {
         let forced = backend.forced_env(spec);
         assert!(forced.contains(&("PORT".to_owned(), None)), "{forced:?}");
         let id = spec.workspace_id;
-        let for_agents = Some(format!("http://host.docker.internal:{port}"));
-        assert_eq!(backend.internal_url(id), for_agents);
+        // It has no name on the network of the others: its URL is all there is
+        assert_eq!(backend.internal_url(id, 4), None);
         let name = name_of(spec);
         let hosts = fixture.inside(&name, "$B cat /etc/hosts").await;
         assert!(hosts.contains("host.docker.internal"), "{hosts}");
@@ -292,20 +292,42 @@ async fn an_agent_on_the_hosts_network_keeps_the_port_that_was_picked_for_it() {
         assert_eq!(url, Some(instance.url.clone()));
         agent::wait_until_ready(&instance.url).await;
 
-        // A server that starts anew learns of it when it looks
-        let other = fixture.restarted();
-        assert_ne!(other.internal_url(id), for_agents);
-        other.list_managed().await.expect("a list");
-        assert_eq!(other.internal_url(id), for_agents);
         ports.push(port);
     }
     assert_ne!(ports[0], ports[1]);
+}
 
-    // And a stopped one is forgotten
-    let id = specs[0].workspace_id;
-    backend.stop(&InstanceRef::of(id)).await.expect("a stop");
-    let url = backend.internal_url(id).expect("a URL");
-    assert!(url.starts_with("http://ws-"), "{url}");
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_the_hosts_network_that_ends_at_once_gets_another_port() {
+    let Some(fixture) = DockerFixture::new().await else {
+        return;
+    };
+    let less = Fault::Edit(r#""Privileged":true"#, r#""Privileged":false"#);
+    fixture
+        .proxy
+        .add(Rule::always(Method::POST, "/containers/create", less));
+    // Given an agent whose first port somebody has where this machine cannot see it
+    let script = "if [ -e /configs/port ]; then exec /bin/busybox sh /agent.sh; fi; \
+                  echo $PORT > /configs/port; echo address in use; exit 1";
+    let command = serde_json::json!(["/bin/busybox", "sh", "-c", script]).to_string();
+    let tar = agent::root_file_system().await;
+    let image = fixture.import("taken", tar, &command).await;
+    let backend = fixture.backend_with(&fixture.instance, |config| {
+        config.privileged_tiers = true;
+        config.images.insert("langgraph".to_owned(), image);
+    });
+    let spec = StartSpec { tier: 4, ..spec() };
+
+    // When it starts
+    let instance = backend.start(&spec, &never()).await.expect("a start");
+
+    // Then it has another port than the first time
+    let seen = Seen::by_agent(&instance.url).await;
+    let first = seen.content("port").await.expect("a first start");
+    assert!(
+        !instance.url.ends_with(&format!(":{}", first.trim())),
+        "{first}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

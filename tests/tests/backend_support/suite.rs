@@ -68,6 +68,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
         compute: true,
         running: Some(true),
         instance_id: Some(instance.instance_id.clone()),
+        unstarted: false,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [one]);
@@ -100,6 +101,7 @@ pub(crate) async fn a_started_agent_is_reachable_until_it_is_stopped(fixture: &i
         compute: false,
         running: None,
         instance_id: None,
+        unstarted: false,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [kept]);
@@ -126,6 +128,7 @@ pub(crate) async fn compute_that_ended_is_stopped_and_not_missing(fixture: &impl
         compute: true,
         running: Some(false),
         instance_id: Some(instance.instance_id),
+        unstarted: false,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [dead]);
@@ -408,6 +411,7 @@ pub(crate) async fn starting_again_replaces_compute_and_keeps_storage(fixture: &
         compute: true,
         running: Some(true),
         instance_id: Some(second.instance_id),
+        unstarted: false,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [one]);
@@ -432,6 +436,7 @@ pub(crate) async fn a_failed_restart_keeps_the_storage(fixture: &impl Fixture) {
         compute: false,
         running: None,
         instance_id: None,
+        unstarted: false,
         storage: true,
     };
     assert_eq!(backend.list_managed().await.expect("a list"), [kept]);

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::Command;
 
 use molecule_tests::Engine;
 use molecule_tests::TestDatabase;
 use serde_json::json;
 
 use crate::doctor::{assert_says, doctor};
+use crate::rounds::only;
 
 const SKIP: &str = "MOLECULE_TEST_SKIP_DOCKER";
 
@@ -159,4 +161,60 @@ async fn without_a_registry_git_and_the_repositories_are_looked_at() {
         "warn  repositories: 127.0.0.1 cannot be reached",
         "image_registry",
     );
+}
+
+/// A volume of a server whose database is gone, removed at the end.
+struct LeftVolume(String);
+
+impl LeftVolume {
+    fn new(instance: &str) -> Self {
+        let name = format!("left-{instance}");
+        let owner = format!("molecule.platform.instance={instance}");
+        let managed = "molecule.platform.managed=true";
+        let args = [
+            "volume", "create", "--label", managed, "--label", &owner, &name,
+        ];
+        let made = Command::new("docker").args(args).output();
+        assert!(made.expect("the Docker command").status.success());
+        Self(name)
+    }
+}
+
+impl Drop for LeftVolume {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["volume", "rm", &self.0])
+            .output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_database_left_on_docker_is_told() {
+    if !is_wanted() {
+        return;
+    }
+    // Given a volume of an instance that sorts before all others
+    let instance = format!("-{}", uuid::Uuid::new_v4().simple());
+    let _left = LeftVolume::new(&instance);
+    let app = only(Engine::Sqlite, |_| {}).start().await;
+    let docker = |config: &mut serde_json::Value| {
+        config["backend"] = json!({ "kind": "docker", "docker": {
+            "images": { "langgraph": "acme/agent:1" },
+        }});
+    };
+
+    // Then it is named, with what to do about it
+    let (code, said) = doctor(app.database.url(), docker);
+    assert_eq!(code, Some(0), "{said}");
+    assert_says(
+        &said,
+        &format!("{instance} (0 containers, 1 volumes)"),
+        "a database that is gone",
+    );
+
+    // But not to who does not know yet what is its own
+    let fresh = TestDatabase::create(Engine::Sqlite).await;
+    let (_, said) = doctor(fresh.url(), docker);
+    assert!(said.contains("pending"), "{said}");
+    assert!(!said.contains(&instance), "{said}");
 }

@@ -23,8 +23,9 @@ const HEADER_BYTES: usize = 512;
 /// What is there under a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing, or no plain file.
     Nothing,
+    /// Something that is no plain file: a link or a folder.
+    Other,
     /// A plain file that is not read because of its length.
     TooLong,
     /// The content of a plain file.
@@ -116,7 +117,7 @@ async fn first_file(archive: Vec<u8>) -> Result<Found, CallError> {
     };
     let mut entry = entry.map_err(broken)?;
     if entry.header().entry_type() != EntryType::Regular {
-        return Ok(Found::Nothing);
+        return Ok(Found::Other);
     }
     if entry.effective_size() > MAX_FILE_BYTES {
         return Ok(Found::TooLong);

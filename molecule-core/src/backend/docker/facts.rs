@@ -1,5 +1,6 @@
 //! What an operator should know about a daemon and what it needs, for `doctor`.
 
+mod others;
 mod reach;
 
 use std::time::Duration;
@@ -55,11 +56,12 @@ impl Inner {
     /// Everything at once: what hangs costs its own limit only.
     pub(super) async fn facts(&self) -> Vec<Fact> {
         let daemon = &self.daemon;
-        let (version, info, usage, objects, reached) = tokio::join!(
+        let (version, info, usage, objects, others, reached) = tokio::join!(
             daemon.call(bollard::Docker::version),
             daemon.call(bollard::Docker::info),
             self.usage(),
             self.objects(),
+            others::fact(self),
             reach::facts(&self.config),
         );
         let mut found = Vec::new();
@@ -77,6 +79,7 @@ impl Inner {
         found.push(tiers(&self.config));
         found.push(usage);
         found.push(objects);
+        found.extend(others);
         found.extend(reached);
         found
     }

@@ -22,8 +22,8 @@ mod storage;
 mod terminal;
 mod transport;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,9 +58,6 @@ struct Inner {
     config: DockerConfig,
     instance: String,
     daemon: Daemon,
-    /// Ports of the agents that are on the network of the host, as far as known. An
-    /// entry goes with the container.
-    host_ports: Mutex<HashMap<Uuid, u16>>,
     images: image::State,
     builds: build::Builds,
 }
@@ -104,7 +101,6 @@ impl DockerBackend {
                 config,
                 instance,
                 daemon,
-                host_ports: Mutex::default(),
                 builds,
             }),
             starts: TaskTracker::new(),
@@ -175,7 +171,6 @@ impl WorkspaceBackend for DockerBackend {
                 objects::remove(daemon, &id).await.map_err(failed)?;
             }
         }
-        self.inner.note_host_port(id, None);
         Ok(())
     }
 
@@ -208,18 +203,17 @@ impl WorkspaceBackend for DockerBackend {
                 let read = config_file::read(daemon, &id, path).await;
                 return Ok(match read.map_err(failed)? {
                     config_file::Found::File(content) => Some(content),
-                    config_file::Found::Nothing | config_file::Found::TooLong => None,
+                    _ => None,
                 });
             }
         }
         Ok(None)
     }
 
-    fn internal_url(&self, workspace_id: Uuid) -> Option<String> {
-        Some(match self.inner.host_port(workspace_id) {
-            Some(port) => format!("http://{}:{port}", self.platform_host()),
-            None => container::agent_url(workspace_id),
-        })
+    fn internal_url(&self, workspace_id: Uuid, tier: u8) -> Option<String> {
+        let isolation = Isolation::of(tier, self.inner.config.privileged_tiers);
+        // An agent on the network of the host has no name on ours.
+        (!isolation.is_on_host()).then(|| container::agent_url(workspace_id))
     }
 
     async fn remove_storage(&self, workspace_id: Uuid) -> Result<(), BackendError> {
@@ -230,6 +224,14 @@ impl WorkspaceBackend for DockerBackend {
         self.inner
             .list_managed()
             .await
+            .map_err(|error| error.into_backend("list workspaces", &Scrubber::plain()))
+    }
+
+    async fn list_compute(&self) -> Result<Vec<ManagedInstance>, BackendError> {
+        self.inner
+            .list_compute()
+            .await
+            .map(|found| found.into_values().collect())
             .map_err(|error| error.into_backend("list workspaces", &Scrubber::plain()))
     }
 
@@ -323,7 +325,6 @@ impl Inner {
         for name in names::containers(wanted.workspace_id) {
             match objects::find(&self.daemon, &name, &self.instance).await? {
                 Found::Ours(id, container) => {
-                    self.note_host_port(wanted.workspace_id, objects::host_port(&container));
                     let meant = wanted.instance_id.as_ref().is_none_or(|known| *known == id);
                     return Ok(objects::agent_url(&container).filter(|_| meant));
                 }
@@ -335,6 +336,25 @@ impl Inner {
     }
 
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, CallError> {
+        let mut found = self.list_compute().await?;
+        let filter = names::owned_by(&self.instance);
+        let volumes = ListVolumesOptionsBuilder::default()
+            .filters(&filter)
+            .build();
+        let volumes = self
+            .daemon
+            .call(|client| client.list_volumes(Some(volumes)))
+            .await?;
+        for volume in volumes.volumes.unwrap_or_default() {
+            if let Some(id) = self.workspace_of(Some(&volume.labels)) {
+                entry(&mut found, id).storage = true;
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Those with a container, without their volumes.
+    async fn list_compute(&self) -> Result<BTreeMap<Uuid, ManagedInstance>, CallError> {
         let filter = names::owned_by(&self.instance);
         let containers = ListContainersOptionsBuilder::default()
             .all(true)
@@ -344,54 +364,20 @@ impl Inner {
             .daemon
             .call(|client| client.list_containers(Some(containers)))
             .await?;
-        let volumes = ListVolumesOptionsBuilder::default()
-            .filters(&filter)
-            .build();
-        let volumes = self
-            .daemon
-            .call(|client| client.list_volumes(Some(volumes)))
-            .await?;
-
         let mut found: BTreeMap<Uuid, ManagedInstance> = BTreeMap::new();
         for container in containers {
             if let Some(workspace) = self.workspace_of(container.labels.as_ref()) {
                 let entry = entry(&mut found, workspace);
                 entry.compute = true;
+                entry.unstarted |= container.state == Some(ContainerSummaryStateEnum::CREATED);
                 // Next to the agent's there can be one that prepares a volume.
                 if is_agent(&container, workspace) {
                     entry.running = container.state.map(is_running);
-                    let port = isolation::port_of(container.labels.as_ref());
-                    self.note_host_port(workspace, port);
                     entry.instance_id = container.id;
                 }
             }
         }
-        for volume in volumes.volumes.unwrap_or_default() {
-            if let Some(id) = self.workspace_of(Some(&volume.labels)) {
-                entry(&mut found, id).storage = true;
-            }
-        }
-        Ok(found.into_values().collect())
-    }
-
-    /// Remembers at which port of the host an agent listens, or that it does not.
-    fn note_host_port(&self, workspace: Uuid, port: Option<u16>) {
-        let mut known = self
-            .host_ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match port {
-            Some(port) => known.insert(workspace, port),
-            None => known.remove(&workspace),
-        };
-    }
-
-    fn host_port(&self, workspace: Uuid) -> Option<u16> {
-        let known = self
-            .host_ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.get(&workspace).copied()
+        Ok(found)
     }
 
     /// The workspace of an object, if the object is ours. Does not rely on the
@@ -411,6 +397,7 @@ fn entry(found: &mut BTreeMap<Uuid, ManagedInstance>, workspace_id: Uuid) -> &mu
         compute: false,
         running: None,
         instance_id: None,
+        unstarted: false,
         storage: false,
     })
 }

@@ -94,6 +94,12 @@ pub(super) fn owned_by(instance: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), wanted)])
 }
 
+/// Filter for everything of any server.
+pub(super) fn owned_by_anyone() -> HashMap<String, Vec<String>> {
+    let wanted = vec![format!("{MANAGED}=true"), INSTANCE.to_owned()];
+    HashMap::from([("label".to_owned(), wanted)])
+}
+
 /// True for a container that this server may stop or replace: its own, or one of
 /// an older server that did not write whose it was. Never one that says it
 /// belongs to somebody else, never one that is not ours at all.

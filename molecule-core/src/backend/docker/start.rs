@@ -13,6 +13,7 @@ use bollard::query_parameters::CreateContainerOptionsBuilder;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::agent::Reached;
 use self::volumes::Sessions;
 use super::container::{CONFIG_PATH, Shape, Workspace};
 use super::daemon::CallError;
@@ -26,6 +27,10 @@ use crate::backend::{BackendError, ImageRequest, Instance, ObtainedImage, StartS
 
 /// What one step may take to be undone.
 const UNDO_BOUND: Duration = Duration::from_secs(30);
+
+/// How many ports an agent on the network of the host is started with, if it ends at
+/// once each time.
+const PORT_TRIES: u32 = 3;
 
 /// Starts a workspace, or takes back everything that was done for it.
 pub(super) async fn run(
@@ -82,12 +87,7 @@ impl Start {
         if let Some(fresh) = self.reset_sessions(undo, sessions).await? {
             volumes.sessions = Some(fresh);
         }
-        let port = if isolation.is_on_host() {
-            Some(self.pick_port().await?)
-        } else {
-            None
-        };
-        let shape = || Shape {
+        let shape = |port| Shape {
             spec: &self.spec,
             config,
             isolation,
@@ -102,7 +102,7 @@ impl Start {
         };
         if isolation.is_sealed() && volumes.configs.new {
             let seed = self
-                .create(undo, "create seed container", shape().seed())
+                .create(undo, "create seed container", shape(None).seed())
                 .await?;
             self.prepare(&seed).await?;
             self.write(objects::remove_and_wait(&self.inner.daemon, &seed))
@@ -110,20 +110,40 @@ impl Start {
                 .map_err(|error| self.error("remove seed container", error))?;
         }
         let processors = self.processors().await?;
-        let container = self
-            .create(undo, "create container", shape().body(processors))
-            .await?;
-        // Everything is in place before the agent looks for it.
-        self.bring_files(&container, &volumes, isolation.is_sealed())
-            .await?;
-        self.launch(&container).await?;
-        let url = self.find_url(&container).await?;
-        self.inner.note_host_port(id, port);
-        Ok(Instance {
-            instance_id: container,
-            url,
-            image_digest: image.digest,
-        })
+        let mut port = None;
+        let mut tries = 1;
+        if isolation.is_on_host() {
+            port = Some(self.pick_port(None).await?);
+            tries = PORT_TRIES;
+        }
+        loop {
+            let container = self
+                .create(undo, "create container", shape(port).body(processors))
+                .await?;
+            // Everything is in place before the agent looks for it.
+            self.bring_files(&container, &volumes, isolation.is_sealed())
+                .await?;
+            self.launch(&container).await?;
+            tries -= 1;
+            match self.find_url(&container).await? {
+                Reached::At(url) => {
+                    return Ok(Instance {
+                        instance_id: container,
+                        url,
+                        image_digest: image.digest,
+                    });
+                }
+                Reached::Exited(error) if tries == 0 => return Err(error),
+                // Perhaps somebody on the daemon's machine has the port.
+                Reached::Exited(_) => {
+                    tracing::warn!(workspace.id = %id, port, "agent ended at once; trying another port");
+                    self.write(objects::remove_and_wait(&self.inner.daemon, &container))
+                        .await
+                        .map_err(|error| self.error("remove old container", error))?;
+                    port = Some(self.pick_port(port).await?);
+                }
+            }
+        }
     }
 
     fn isolation(&self) -> Isolation {

@@ -143,9 +143,10 @@ impl Folder {
     ) -> Result<(), FolderError> {
         let configs = self.configs();
         let mut template = spec.template_dir.as_ref();
+        // An agent may have put a link in its place: that is its configuration too.
         let config = fs::symlink_metadata(configs.join("config.yaml"));
         if let Some(existing) = &spec.existing_config
-            && !config.is_ok_and(|metadata| metadata.is_file())
+            && config.is_err()
         {
             template = Some(existing.fallback.as_ref().ok_or(FolderError::NoConfig)?);
         }

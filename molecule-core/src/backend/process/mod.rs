@@ -350,6 +350,7 @@ impl Inner {
                     compute,
                     running,
                     instance_id,
+                    unstarted: false,
                     storage: true,
                 });
             }

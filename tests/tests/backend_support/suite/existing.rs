@@ -44,6 +44,7 @@ fn storage_of(workspace: Uuid) -> ManagedInstance {
         compute: false,
         running: None,
         instance_id: None,
+        unstarted: false,
         storage: true,
     }
 }
@@ -138,29 +139,23 @@ pub(crate) async fn a_restart_without_a_configuration_falls_back_or_fails(fixtur
         assert_eq!(seen.content(name).await.as_deref(), Some(content), "{name}");
     }
 
-    // And a link or a folder of that name is no configuration
+    // But whatever the agent put in its place is its own
     for script in [
         "$B rm config.yaml; $B ln -s notes.txt config.yaml",
         "$B rm config.yaml; $B mkdir config.yaml",
     ] {
-        fixture.script(id, script).await;
-        let error = backend.start(&again(&first, None), &never()).await;
-        let error = error.expect_err("nothing to start with");
-        assert!(
-            matches!(error, BackendError::NoConfig),
-            "{script}: {error:?}"
-        );
-        let spec = again(&first, Some(&template));
-        let instance = backend.start(&spec, &never()).await.expect("a start");
-        let seen = Seen::by_agent(&instance.url).await;
-        let content = seen.content("config.yaml").await;
-        assert_eq!(content.as_deref(), Some("name: fallback\n"), "{script}");
-        let notes = seen.content("notes.txt").await;
-        assert_eq!(
-            notes.as_deref(),
-            Some("remember\n"),
-            "written through the link"
-        );
+        let script = format!("{script}; echo mine > prompt.md");
+        fixture.script(id, &script).await;
+        for fallback in [None, Some(&template)] {
+            let spec = again(&first, fallback);
+            let instance = backend.start(&spec, &never()).await.expect("a start");
+            let seen = Seen::by_agent(&instance.url).await;
+            let kept = [("prompt.md", "mine\n"), ("notes.txt", "remember\n")];
+            for (name, content) in kept {
+                let found = seen.content(name).await;
+                assert_eq!(found.as_deref(), Some(content), "{script}: {name}");
+            }
+        }
     }
 }
 

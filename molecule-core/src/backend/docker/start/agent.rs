@@ -39,8 +39,10 @@ const HOST_PORTS: std::ops::Range<u16> = 20_000..32_000;
 const HOST_PORT_TRIES: u16 = 200;
 
 impl Start {
-    /// A port for an agent on the network of the host, which no other agent has.
-    pub(super) async fn pick_port(&self) -> Result<u16, BackendError> {
+    /// A port for an agent on the network of the host, which no other agent has, and
+    /// not `failed`. Whether it is free is seen on this machine, which need not be the
+    /// daemon's.
+    pub(super) async fn pick_port(&self, failed: Option<u16>) -> Result<u16, BackendError> {
         const OPERATION: &str = "pick a port";
         let with_port = ListContainersOptionsBuilder::default()
             .all(true)
@@ -55,6 +57,7 @@ impl Start {
         let taken: Vec<u16> = others
             .iter()
             .filter_map(|container| isolation::port_of(container.labels.as_ref()))
+            .chain(failed)
             .collect();
         let count = HOST_PORTS.end - HOST_PORTS.start;
         let first = Uuid::new_v4().as_u128() % u128::from(count);
@@ -97,8 +100,9 @@ impl Start {
         }
     }
 
-    /// Waits until the agent seems to live and says where it is reached.
-    pub(super) async fn find_url(&self, container: &str) -> Result<String, BackendError> {
+    /// Waits until the agent seems to live and says where it is reached, or that it
+    /// ended.
+    pub(super) async fn find_url(&self, container: &str) -> Result<Reached, BackendError> {
         const OPERATION: &str = "find agent port";
         let began = Instant::now();
         let mut wait = FIRST_PAUSE;
@@ -109,13 +113,15 @@ impl Start {
                 .map_err(|error| self.error(OPERATION, error))?;
             let elapsed = began.elapsed();
             match Life::of(&found) {
-                Life::Ended(how) => return Err(self.exited(container, &how).await),
+                Life::Ended(how) => return self.exited(container, &how).await,
                 Life::Again if elapsed > CODE_PATIENCE => {
-                    return Err(self.exited(container, "").await);
+                    return self.exited(container, "").await;
                 }
                 Life::Again => {}
                 Life::Runs => match objects::agent_url(&found) {
-                    Some(url) if elapsed >= GRACE || self.answers(&url).await? => return Ok(url),
+                    Some(url) if elapsed >= GRACE || self.answers(&url).await? => {
+                        return Ok(Reached::At(url));
+                    }
                     Some(_) => {}
                     None if elapsed >= PORT_PATIENCE => break,
                     None => {}
@@ -128,7 +134,7 @@ impl Start {
             workspace.id = %self.spec.workspace_id,
             "the daemon published no port; the agent can be reached on the Docker network only"
         );
-        Ok(agent_url(self.spec.workspace_id))
+        Ok(Reached::At(agent_url(self.spec.workspace_id)))
     }
 
     /// True when somebody behind `url` says anything at all. That a connection can be
@@ -150,9 +156,9 @@ impl Start {
         Ok(matches!(answered, Ok(Ok(1))))
     }
 
-    /// The error for an agent that ended, with its last words: they go with the
+    /// What becomes of an agent that ended, with its last words: they go with the
     /// container.
-    async fn exited(&self, container: &str, how: &str) -> BackendError {
+    async fn exited(&self, container: &str, how: &str) -> Result<Reached, BackendError> {
         let mut reason = format!("failed to start container: the agent exited at once{how}");
         // Without them the exit itself is all there is to tell.
         let said = self
@@ -162,7 +168,10 @@ impl Start {
         if !said.is_empty() {
             reason = format!("{reason}: {}", self.scrub.clean(&said));
         }
-        refused("start container", &reason)
+        if self.cancel.is_cancelled() {
+            return Err(BackendError::Cancelled);
+        }
+        Ok(Reached::Exited(refused("start container", &reason)))
     }
 
     async fn pause(&self, operation: &'static str, time: Duration) -> Result<(), BackendError> {
@@ -174,6 +183,13 @@ impl Start {
             .await
             .map_err(|error| self.error(operation, error))
     }
+}
+
+/// What came of waiting for an agent.
+pub(super) enum Reached {
+    At(String),
+    /// It ended at once; the error that says so.
+    Exited(BackendError),
 }
 
 /// What has become of an agent that was started.

@@ -89,6 +89,7 @@ impl Start {
             .await;
         match found {
             Ok(config_file::Found::Nothing) => Ok(true),
+            // An agent may have put a link in its place: that is its configuration too.
             // A daemon that cannot say leaves the files alone.
             Ok(_) | Err(CallError::Status(..) | CallError::Broken(_)) => Ok(false),
             Err(error) => Err(self.error("look for config.yaml", error)),
