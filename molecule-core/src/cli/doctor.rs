@@ -6,8 +6,7 @@ use molecule_hooks::Registry;
 
 use super::Failure;
 use super::secrets::{self, Finding};
-use crate::backend::FactLevel;
-use crate::backend::NO_INSTANCE;
+use crate::backend::{FactLevel, NO_INSTANCE, SharedBackend};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::server::choose_backend;
@@ -132,13 +131,7 @@ async fn fleet(db: &Db, config: &Config) -> bool {
             return false;
         }
     };
-    for finding in &found {
-        match finding.severity {
-            Severity::Good => good(finding.what, &finding.text),
-            Severity::Doubtful => doubtful(finding.what, &finding.text, finding.advice),
-            Severity::Bad => bad(finding.what, &finding.text, finding.advice),
-        }
-    }
+    found.iter().for_each(tell_finding);
     found.iter().all(|found| found.severity != Severity::Bad)
 }
 
@@ -159,6 +152,9 @@ async fn backend(config: &Config, instance: &str) -> bool {
         Ok(_) => backend.facts().await,
         Err(_) => Vec::new(),
     };
+    if answer.is_ok() && instance != NO_INSTANCE {
+        orphans(config, &backend).await;
+    }
     backend.shutdown().await;
     match answer {
         Ok(about) => {
@@ -180,6 +176,26 @@ async fn backend(config: &Config, instance: &str) -> bool {
             );
             false
         }
+    }
+}
+
+/// What the backend holds that no row knows of.
+async fn orphans(config: &Config, backend: &SharedBackend) {
+    // It worked a moment ago; if it does not, that was said.
+    let Ok(db) = store::connect(config).await else {
+        return;
+    };
+    if let Ok(Some(finding)) = diagnosis::strays(&db, config, backend).await {
+        tell_finding(&finding);
+    }
+    db.close().await;
+}
+
+fn tell_finding(finding: &diagnosis::Finding) {
+    match finding.severity {
+        Severity::Good => good(finding.what, &finding.text),
+        Severity::Doubtful => doubtful(finding.what, &finding.text, finding.advice),
+        Severity::Bad => bad(finding.what, &finding.text, finding.advice),
     }
 }
 

@@ -18,6 +18,7 @@ use self::queue::{Due, Hint, Pending};
 use super::health::Seen;
 use super::{LOOK_AT_ONCE, Sweeps, store};
 use crate::backend::{Change, Changes};
+use crate::workspaces::Absence;
 
 /// Between two looks at everything that nobody planned.
 const FULL_LOOKS_APART: Duration = Duration::from_secs(5);
@@ -86,14 +87,15 @@ impl Sweeps {
         let services = &self.services;
         let row = match store::hosted_one(&services.db, hint.id).await {
             Ok(Some(row)) => row,
-            // Stopped, paused, restarted, removed: by us.
+            // Stopped, paused, restarted, removed: by us. Or missed already.
+            Ok(None) if hint.started => return services.workspaces.came_back(hint.id).await,
             Ok(None) => return,
             Err(error) => {
                 tracing::warn!(workspace.id = %hint.id, %error, "end not looked into");
                 return queue.put(&Change::Missed);
             }
         };
-        match self.examine(row).await {
+        match self.examine(row, Absence::Ended).await {
             // It came back by itself, perhaps with another port.
             Seen::There if hint.started => services.workspaces.refresh_url_now(hint.id).await,
             Seen::There | Seen::Gone => {}
@@ -114,7 +116,7 @@ impl Sweeps {
                 continue;
             };
             earliest = Some(Instant::now() + FULL_LOOKS_APART);
-            if !self.sweep_gone(asked_at.elapsed()).await {
+            if !self.sweep_gone(asked_at.elapsed(), Absence::Ended).await {
                 // Whatever was missed is still to be found.
                 queue.put(&Change::Missed);
             }

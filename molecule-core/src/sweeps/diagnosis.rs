@@ -1,7 +1,11 @@
-//! What the rows say about a fleet that does not get on: for `doctor`.
+//! What rows and backend say about a fleet that does not get on: for `doctor`.
+
+mod strays;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
+
+pub(crate) use strays::strays;
 
 use super::store::{self, Stuck};
 use crate::config::Config;

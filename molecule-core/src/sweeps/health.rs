@@ -38,7 +38,7 @@ pub(super) enum Seen {
 impl Sweeps {
     /// One round: takes offline whose compute is stopped or missing. Works with a
     /// list that is at most this old; false when there is none.
-    pub(super) async fn sweep_gone(&self, max_age: Duration) -> bool {
+    pub(super) async fn sweep_gone(&self, max_age: Duration, why: Absence) -> bool {
         // Two rounds at once would look at everything twice.
         let _turn = self.health_turn.lock().await;
         // One answer for the whole fleet; only who it does not show running is
@@ -59,7 +59,7 @@ impl Sweeps {
             .filter(|item| item.running == Some(true))
             .map(|item| item.workspace_id)
             .collect();
-        match self.sweep_not_running(&running).await {
+        match self.sweep_not_running(&running, why).await {
             Ok(unknown) if unknown.count > 0 => {
                 metrics::counter!("molecule_health_unknown_total").increment(unknown.count);
                 if self.backend_trouble.turns(true) {
@@ -82,7 +82,11 @@ impl Sweeps {
         true
     }
 
-    async fn sweep_not_running(&self, running: &HashSet<Uuid>) -> sqlx::Result<Unknown> {
+    async fn sweep_not_running(
+        &self,
+        running: &HashSet<Uuid>,
+        why: Absence,
+    ) -> sqlx::Result<Unknown> {
         let services = &self.services;
         let mut unknown = Unknown::default();
         let mut after = Uuid::nil();
@@ -95,7 +99,7 @@ impl Sweeps {
             let is_last_page = rows.len() < PAGE as usize;
             let suspects = rows.into_iter().filter(|row| !running.contains(&row.id));
             let mut looks = futures_util::stream::iter(suspects)
-                .map(|row| self.examine(row))
+                .map(|row| self.examine(row, why))
                 .buffer_unordered(LOOK_AT_ONCE);
             while let Some(seen) = looks.next().await {
                 if let Seen::Unknown(why) = seen {
@@ -110,12 +114,12 @@ impl Sweeps {
     }
 
     /// Looks at one workspace and takes it offline if its compute is gone.
-    pub(super) async fn examine(&self, row: Hosted) -> Seen {
+    pub(super) async fn examine(&self, row: Hosted, why: Absence) -> Seen {
         let seen = self.look(&row).await;
         if let Seen::Gone = seen {
             // It may have been restarted while the backend looked.
             match store::is_still_hosted(&self.services.db, &row).await {
-                Ok(true) => self.take_offline(row.id, Absence::Gone).await,
+                Ok(true) => self.take_offline(row.id, why).await,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(workspace.id = %row.id, %error, "end not confirmed"),
             }

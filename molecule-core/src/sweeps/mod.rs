@@ -161,7 +161,7 @@ impl Sweeps {
         }
         self.lead("health-sweep", health, move |this| async move {
             // The next round comes anyway.
-            let _ = this.sweep_gone(shared_within(health)).await;
+            let _ = this.sweep_gone(shared_within(health), Absence::Gone).await;
         });
         let tokens = cadence.tokens;
         self.lead("token-sweep", tokens, move |this| async move {

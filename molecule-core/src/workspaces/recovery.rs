@@ -8,6 +8,7 @@ use super::delete::Cleared;
 use super::model::Status;
 use super::provision::NO_BACKEND;
 use super::store::lease::Again;
+use super::store::lifecycle as sql;
 use super::store::timeouts::Waiting;
 use super::{Workspaces, store, timeouts};
 use crate::backend::{InstanceRef, Liveness};
@@ -18,6 +19,9 @@ use crate::store::timestamp;
 /// Documented text of the timeout sweep.
 const NEVER_REGISTERED: &str = "provisioning timed out — container started but never called \
      /registry/register. Check container logs and network connectivity to the platform.";
+
+/// An agent whose compute came back by itself is not restarted before this.
+const TIME_TO_REGISTER: TimeDelta = TimeDelta::seconds(60);
 
 /// Why a workspace that the backend holds is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +130,45 @@ impl Workspaces {
         let text = NEVER_REGISTERED;
         let failed = store::timeouts::fail(&mut tx, row.id, text, now, before).await?;
         services.announce_failed(tx, failed, row.id, payload).await
+    }
+
+    /// The compute of a workspace started, and not by us perhaps. Where it was missed,
+    /// its agent gets time to register before it is replaced; and its address is
+    /// looked up.
+    pub(crate) async fn came_back(&self, id: Uuid) {
+        let services = &self.services;
+        let row = match store::find(&services.db, id).await {
+            Ok(row) => row,
+            Err(error) => return tracing::warn!(workspace.id = %id, %error, "start not noted"),
+        };
+        let Some((row, instance_id)) = row.and_then(|row| {
+            let instance_id = row.instance_id.clone()?;
+            Some((row, instance_id))
+        }) else {
+            return;
+        };
+        if row.external || row.status() != Status::Offline {
+            return;
+        }
+        let instance = InstanceRef {
+            workspace_id: id,
+            instance_id: Some(instance_id.clone()),
+        };
+        // Only the one that was started for this row has an address.
+        let Ok(Some(url)) = services.backend.url(&instance).await else {
+            return;
+        };
+        let later = timestamp(&services.clock) + TIME_TO_REGISTER;
+        let noted = async {
+            if sql::spare(&services.db, id, &instance_id, later).await? {
+                tracing::info!(workspace.id = %id, "compute came back by itself");
+                store::refresh_url(&services.db, id, &instance_id, &url).await?;
+            }
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(workspace.id = %id, %error, "start not noted");
+        }
     }
 
     /// Removes what the backend holds for a workspace that is none any more. False

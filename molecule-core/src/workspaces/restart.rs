@@ -36,6 +36,9 @@ const CRASH_MEMORY: Duration = Duration::from_secs(15 * 60);
 /// A workspace that dies again waits this long, then twice as long, and so on.
 const FIRST_BACKOFF_SECS: i64 = 60;
 const LONGEST_BACKOFF_SECS: i64 = 600;
+/// What ended just now is not replaced before this: a container that is restarted
+/// behind our back ends first.
+const GRACE: TimeDelta = TimeDelta::seconds(3);
 /// What another server's clock may be ahead of this one's.
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(60);
 /// A backend that works says so within this time.
@@ -48,8 +51,20 @@ const JITTER_MS: u128 = 200;
 pub(crate) enum Absence {
     /// Its compute is gone, and with it the address of its agent.
     Gone,
+    /// The same, but it ended only just now: somebody may be restarting it by hand.
+    Ended,
     /// Its agent says nothing.
     Silent,
+}
+
+impl Absence {
+    /// How long it may last before something is done.
+    fn grace(self) -> TimeDelta {
+        match self {
+            Self::Ended => GRACE,
+            Self::Gone | Self::Silent => TimeDelta::zero(),
+        }
+    }
 }
 
 /// What the runner remembers.
@@ -374,9 +389,13 @@ impl Workspaces {
         let mut tx = services.db.begin().await?;
         let restart_at = match services.has_no_backend() {
             true => None,
-            false => Some(now + TimeDelta::seconds(self.restarts.backoff(id))),
+            false => Some(
+                now + why
+                    .grace()
+                    .max(TimeDelta::seconds(self.restarts.backoff(id))),
+            ),
         };
-        let gone = why == Absence::Gone;
+        let gone = why != Absence::Silent;
         let Some(external) = sql::go_offline(&mut tx, id, now, restart_at, gone).await? else {
             return Ok(false);
         };
@@ -389,7 +408,7 @@ impl Workspaces {
         services.directory.forget(id);
         tracing::warn!(workspace.id = %id, external, ?why, "workspace went offline");
         let reason = match why {
-            Absence::Gone => "gone",
+            Absence::Gone | Absence::Ended => "gone",
             Absence::Silent => "silent",
         };
         metrics::counter!("molecule_workspaces_offline_total", "reason" => reason).increment(1);

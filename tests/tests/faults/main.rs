@@ -8,6 +8,7 @@ mod crash;
 mod crash_docker;
 mod daemon_proxy;
 mod database;
+mod docker_events;
 mod docker_ground;
 mod docker_neighbours;
 mod docker_restart;

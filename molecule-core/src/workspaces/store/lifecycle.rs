@@ -150,6 +150,29 @@ pub(in super::super) async fn postpone_restart(
 }
 
 statement!(
+    SPARE,
+    "UPDATE workspaces SET restart_requested_at = $3
+     WHERE id = $1 AND instance_id = $2 AND status = 'offline' AND restart_if_offline AND restart_requested_at < $3"
+);
+
+/// Gives an offline workspace until `at` to come back by itself. False when it is not
+/// offline, runs as another instance, or is restarted for another reason.
+pub(in super::super) async fn spare(
+    db: &Db,
+    id: Uuid,
+    instance_id: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(SPARE)
+        .bind(id)
+        .bind(instance_id)
+        .bind(at)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
+}
+
+statement!(
     TAKE_REQUEST,
     "UPDATE workspaces SET restart_requested_at = NULL, restart_if_offline = FALSE
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND status <> 'removed'"
