@@ -116,8 +116,7 @@ impl Sweeps {
                 continue;
             };
             earliest = Some(Instant::now() + FULL_LOOKS_APART);
-            let age = asked_at.elapsed();
-            if !self.sweep_gone(age, Absence::Ended).await {
+            if !self.sweep_gone(asked_at.elapsed(), Absence::Ended).await {
                 // Whatever was missed is still to be found.
                 queue.put(&Change::Missed);
             }

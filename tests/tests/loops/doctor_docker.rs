@@ -197,7 +197,11 @@ async fn what_another_database_left_on_docker_is_told() {
     let instance = format!("-{}", uuid::Uuid::new_v4().simple());
     let _left = LeftVolume::new(&instance);
     let app = only(Engine::Sqlite, |_| {}).start().await;
-    let docker = |config: &mut serde_json::Value| config["backend"] = json!({ "kind": "docker" });
+    let docker = |config: &mut serde_json::Value| {
+        config["backend"] = json!({ "kind": "docker", "docker": {
+            "images": { "langgraph": "acme/agent:1" },
+        }});
+    };
 
     // Then it is named, with what to do about it
     let (code, said) = doctor(app.database.url(), docker);
