@@ -53,6 +53,10 @@ struct State {
     refreshed: Vec<String>,
     asked: Vec<String>,
     users_fail: bool,
+    /// Boots find no registry, whatever it is to others.
+    boots_fail: bool,
+    /// Runtimes whose images are in one repository.
+    shared: BTreeSet<String>,
     stale: Vec<String>,
 }
 
@@ -94,6 +98,17 @@ impl FakeImages {
     /// The users of an image cannot be listed any more, or can again.
     pub fn set_users_fail(&self, fail: bool) {
         self.state(|state| state.users_fail = fail);
+    }
+
+    /// Boots cannot reach the registry any more, or can again. Others still do.
+    pub fn set_boots_fail(&self, fail: bool) {
+        self.state(|state| state.boots_fail = fail);
+    }
+
+    /// From now on the images of these runtimes are in one repository.
+    pub fn share_repository(&self, runtimes: &[&str]) {
+        let runtimes = runtimes.iter().map(|&runtime| runtime.to_owned());
+        self.state(|state| state.shared = runtimes.collect());
     }
 
     /// The next look after failed pulls finds these runtimes renewed.
@@ -217,6 +232,11 @@ impl Images for FakeBackend {
     ) -> Result<ObtainedImage, BackendError> {
         (self.images).state(|state| state.obtained.push(request.clone()));
         let reference = self.reference(request)?;
+        if self.images.state(|state| state.boots_fail) {
+            return Err(BackendError::Timeout {
+                operation: "pull image",
+            });
+        }
         let pulled = self.images.pull(&request.runtime, progress, cancel).await?;
         Ok(ObtainedImage {
             reference,
@@ -248,7 +268,7 @@ impl Images for FakeBackend {
     async fn latest(&self, runtime: &str) -> Result<ImageDigest, BackendError> {
         self.images.state(|state| {
             state.asked.push(runtime.to_owned());
-            if !matches!(state.registry, Registry::Serves) {
+            if !matches!(state.registry, Registry::Serves | Registry::Slow(..)) {
                 return Err(BackendError::Timeout {
                     operation: "ask registry",
                 });
@@ -264,8 +284,11 @@ impl Images for FakeBackend {
                 reason: "secret-daemon-detail".to_owned(),
             });
         }
+        let shared = self.images.state(|state| state.shared.clone());
+        let is_same =
+            |other: &str| other == runtime || (shared.contains(other) && shared.contains(runtime));
         let users = self.running().into_iter();
-        let users = users.filter(|spec| spec.runtime == runtime);
+        let users = users.filter(|spec| is_same(&spec.runtime));
         Ok(users
             .map(|spec| ImageUser {
                 workspace_id: spec.workspace_id,

@@ -9,11 +9,10 @@
 mod pull;
 mod refresh;
 pub(crate) mod routes;
+mod turn;
 mod watch;
 
 use std::sync::Arc;
-
-use tokio::sync::Mutex;
 
 use crate::backend::{Images as BackendImages, SharedBackend};
 use crate::config::Config;
@@ -36,8 +35,7 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Rollout {
     services: Arc<Services>,
-    /// Held by the one refresh that runs.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<turn::Turn>,
     watched: watch::Watched,
 }
 

@@ -1,16 +1,21 @@
 //! Pulling images anew and restarting who uses an older one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::{Rollout, pull};
-use crate::backend::{BackendError, ImageDigest, Images};
+use crate::backend::{BackendError, ImageDigest, Images, ObtainedImage};
 use crate::error::{Error, Result};
 
 /// All pulls of one refresh together.
 const PULL_LIMIT: Duration = Duration::from_secs(300);
+/// Pulls and all that follows them: less than the route may take, so that what was done
+/// can still be told.
+const WHOLE_LIMIT: Duration = Duration::from_secs(390);
 /// Finding the users of one image.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,8 +36,9 @@ impl Rollout {
     /// alone. What is built on this machine is neither pulled nor failed.
     ///
     /// # Errors
-    /// 400 for an unknown runtime; 409 while another refresh runs on this server; 500
-    /// `container list: …` with what was done as `partial_result`; 501 without images.
+    /// 400 for an unknown runtime; 409 while a refresh runs on this server that another
+    /// administrator asked for; 500 `container list: …` with what was done as
+    /// `partial_result`; 501 without images.
     pub(super) async fn refresh(&self, runtime: Option<&str>, recreate: bool) -> Result<Refreshed> {
         let services = &self.services;
         let images = services.backend.images().ok_or_else(|| {
@@ -50,10 +56,23 @@ impl Rollout {
                 known.map(str::to_owned).collect()
             }
         };
-        let _turn = self
-            .turn
-            .try_lock()
-            .map_err(|_| Error::conflict("an image refresh is already running"))?;
+        let turn = self.turn.of_administrator().await;
+        let _turn = turn.ok_or_else(|| Error::conflict("an image refresh is already running"))?;
+        self.refresh_in_turn(images, runtimes, recreate).await
+    }
+
+    /// [`refresh`](Self::refresh) by whoever has the turn. Dropped half way, the
+    /// restarts that were requested stay requested.
+    ///
+    /// # Errors
+    /// 500 as above.
+    pub(super) async fn refresh_in_turn(
+        &self,
+        images: &dyn Images,
+        runtimes: Vec<String>,
+        recreate: bool,
+    ) -> Result<Refreshed> {
+        let services = &self.services;
         let pulled = runtimes
             .into_iter()
             .filter(|runtime| self.is_pulled(images, runtime));
@@ -85,8 +104,8 @@ impl Rollout {
         recreate: bool,
         done: &mut Refreshed,
     ) -> Result<()> {
-        let services = &self.services;
-        let stop = services.supervisor.token();
+        let deadline = Instant::now() + WHOLE_LIMIT;
+        let stop = self.services.supervisor.token();
         let pulls = pull::all(images, runtimes, PULL_LIMIT, &stop).await;
         for (runtime, error) in pulls.failed {
             tracing::warn!(runtime, error = %anyhow::Error::from(error), "image could not be pulled");
@@ -96,9 +115,20 @@ impl Rollout {
         if !recreate {
             return Ok(());
         }
-        for (runtime, image) in pulls.pulled {
+        let restarting = self.restart_all(images, pulls.pulled, done);
+        let restarted = timeout_at(deadline, restarting).await;
+        restarted.unwrap_or_else(|_| Err(not_listed(late())))
+    }
+
+    async fn restart_all(
+        &self,
+        images: &dyn Images,
+        pulled: BTreeMap<String, ObtainedImage>,
+        done: &mut Refreshed,
+    ) -> Result<()> {
+        for (runtime, image) in pulled {
             // What a boot would take: a pin wins over what was pulled.
-            let pin = services.images.pin_of(&runtime).await;
+            let pin = self.services.images.pin_of(&runtime).await;
             let wanted = pin.or(image.digest);
             let restarting = self.restart_users(images, &runtime, wanted.as_ref(), done);
             restarting.await?;
@@ -114,16 +144,23 @@ impl Rollout {
         done: &mut Refreshed,
     ) -> Result<()> {
         let listing = tokio::time::timeout(LIST_TIMEOUT, images.users_of(runtime)).await;
-        let late = Err(BackendError::Timeout {
-            operation: "list users of image",
-        });
-        for user in listing.unwrap_or(late).map_err(not_listed)? {
+        let workspaces = &self.services.workspaces;
+        for user in listing
+            .unwrap_or_else(|_| Err(late()))
+            .map_err(not_listed)?
+        {
             let id = user.workspace_id;
-            if self.services.workspaces.request_renewal(id, wanted).await? {
+            if workspaces.request_renewal(id, runtime, wanted).await? {
                 done.recreated.push(format!("ws-{id}"));
             }
         }
         Ok(())
+    }
+}
+
+fn late() -> BackendError {
+    BackendError::Timeout {
+        operation: "list users of image",
     }
 }
 

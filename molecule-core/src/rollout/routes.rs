@@ -32,7 +32,7 @@ struct RefreshQuery {
         (status = 200, body = Refreshed),
         (status = 400, body = ErrorBody, description = "an unknown runtime, with `known_runtimes`"),
         (status = 401, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "another refresh runs"),
+        (status = 409, body = ErrorBody, description = "a refresh that another administrator asked for runs"),
         (status = 500, body = ErrorBody, description = "with `partial_result`"),
         (status = 501, body = ErrorBody, description = "this backend runs no images"),
         (status = 503, body = ErrorBody),

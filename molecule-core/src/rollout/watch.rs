@@ -21,20 +21,14 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Watched(Arc<Mutex<HashMap<String, ImageDigest>>>);
 
 impl Watched {
-    /// True when this content is another one than the one before. The first that is
-    /// seen is none.
-    fn is_news(&self, runtime: &str, latest: &ImageDigest) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(runtime) {
-            Some(digest) => digest != latest,
-            None => {
-                known.insert(runtime.to_owned(), latest.clone());
-                false
-            }
-        }
+    /// Whether this content is another one than workspaces were brought to; none when
+    /// it is the first that is seen.
+    fn is_news(&self, runtime: &str, latest: &ImageDigest) -> Option<bool> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(runtime).map(|digest| digest != latest)
     }
 
-    /// Workspaces were brought to this content.
+    /// Workspaces were brought to this content, or run it already.
     fn settle(&self, runtime: String, latest: ImageDigest) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(runtime, latest);
@@ -106,7 +100,7 @@ impl Rollout {
                 return None;
             }
             let latest = latest(images, &runtime).await?;
-            let is_news = self.watched.is_news(&runtime, &latest);
+            let is_news = self.is_news(&runtime, &latest).await;
             is_news.then_some((runtime, latest))
         });
         let news: Vec<_> = stream::iter(asking)
@@ -115,17 +109,44 @@ impl Rollout {
             .collect()
             .await;
         for (runtime, latest) in news {
-            self.bring(runtime, latest).await;
+            self.bring(images, runtime, latest).await;
+        }
+    }
+
+    /// Whether somebody is to be brought to this content. What this server never saw
+    /// before may have come while nobody watched, or while another server did and
+    /// could not roll it out: then the rows tell.
+    async fn is_news(&self, runtime: &str, latest: &ImageDigest) -> bool {
+        if let Some(is_news) = self.watched.is_news(runtime, latest) {
+            return is_news;
+        }
+        match self.services.workspaces.run_another(runtime, latest).await {
+            Ok(true) => true,
+            Ok(false) => {
+                self.watched.settle(runtime.to_owned(), latest.clone());
+                false
+            }
+            Err(error) => {
+                tracing::warn!(runtime, ?error, "what workspaces run could not be read");
+                false
+            }
         }
     }
 
     /// Refreshes a runtime; if anything of it fails, it is done again next time.
-    async fn bring(&self, runtime: String, latest: ImageDigest) {
+    async fn bring(&self, images: &dyn Images, runtime: String, latest: ImageDigest) {
         tracing::info!(runtime, digest = %latest, "the registry has a newer image");
-        match self.refresh(Some(&runtime), true).await {
-            Ok(done) if done.failed.is_empty() => self.watched.settle(runtime, latest),
-            Ok(_) => tracing::warn!(runtime, "newer image not pulled; will retry"),
-            Err(error) => tracing::warn!(runtime, ?error, "newer image not rolled out; will retry"),
+        let refresh = self.refresh_in_turn(images, vec![runtime.clone()], true);
+        match self.turn.of_watcher(refresh).await {
+            Some(Ok(done)) if done.failed.is_empty() => self.watched.settle(runtime, latest),
+            Some(Ok(_)) => tracing::warn!(runtime, "newer image not pulled; will retry"),
+            Some(Err(error)) => {
+                tracing::warn!(runtime, ?error, "newer image not rolled out; will retry");
+            }
+            None => {
+                tracing::info!(runtime, "an administrator refreshes images; will retry");
+                self.services.workspaces.poke_restarts();
+            }
         }
     }
 }
@@ -160,24 +181,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_sight_is_no_news_and_news_stay_news_until_settled() {
+    fn the_first_sight_tells_nothing_and_news_stay_news_until_settled() {
         let watched = Watched::default();
         let (old, new) = (digest('a'), digest('b'));
-        assert!(!watched.is_news("codex", &old));
-        assert!(!watched.is_news("codex", &old));
-        assert!(watched.is_news("codex", &new));
-        assert!(
-            watched.is_news("codex", &new),
-            "it was not brought to anybody"
-        );
+        assert_eq!(watched.is_news("codex", &old), None);
+        assert_eq!(watched.is_news("codex", &old), None, "nobody said so yet");
+        watched.settle("codex".to_owned(), old.clone());
+        assert_eq!(watched.is_news("codex", &old), Some(false));
+        assert_eq!(watched.is_news("codex", &new), Some(true));
+        let again = watched.is_news("codex", &new);
+        assert_eq!(again, Some(true), "it was not brought to anybody");
         watched.settle("codex".to_owned(), new.clone());
-        assert!(!watched.is_news("codex", &new));
-        assert!(watched.is_news("codex", &old));
+        assert_eq!(watched.is_news("codex", &new), Some(false));
+        assert_eq!(watched.is_news("codex", &old), Some(true));
         watched.keep(&BTreeSet::new());
-        assert!(
-            !watched.is_news("codex", &old),
-            "forgotten with its last user"
-        );
+        let forgotten = watched.is_news("codex", &old);
+        assert_eq!(forgotten, None, "forgotten with its last user");
     }
 
     #[test]

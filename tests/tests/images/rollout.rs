@@ -7,7 +7,10 @@ use molecule_tests::support::{Agent, strict};
 use molecule_tests::{ADMIN, Engine, Reply, TestApp, TestAppBuilder, eventually, on_both_engines};
 use serde_json::{Value, json};
 
-use crate::fleet::{admin, assert_row, of_runtime, restart, started_times, with_images};
+use crate::fleet::{
+    admin, assert_row, count, later, of_runtime, request_restart, restart, started_times,
+    with_images,
+};
 
 const REFRESH: &str = "/admin/workspace-images/refresh";
 const KNOWN: [&str; 9] = [
@@ -136,14 +139,34 @@ on_both_engines! {
         let app = with_images(engine).start().await;
         let agent = Agent::online(&app, of_runtime("codex")).await;
         app.backend.images.publish("codex", digest('1'));
-        let backend = std::sync::Arc::clone(&app.backend);
-        assert_eq!(refresh(&app, "?runtime=codex&recreate=true").await.status, 200);
-        backend.images.set_registry(Registry::Away);
-        eventually("it restarted, or was left alone", || async {
-            let settled = !crate::fleet::is_leased(&app, &agent.id).await;
-            settled && backend.images.obtained().len() >= 2
+        app.backend.images.set_boots_fail(true);
+        assert_eq!(sorted(&refresh(&app, "?runtime=codex").await), done(&["codex"], &[], &[&agent]));
+        eventually("it is declined, and asked for again later", || async {
+            count(&app, &agent.id, &format!("provision_lease_until IS NULL AND {}", later())).await == 1
         }).await;
-        assert!(backend.runs(&agent.id));
+        assert_eq!(app.backend.images.obtained().len(), 2);
+        assert_eq!(app.backend.starts_of(&agent.id).len(), 1);
+        assert!(app.backend.runs(&agent.id) && app.backend.stops().is_empty());
+        // When its time has come and there is an image, it is started anew.
+        app.backend.images.set_boots_fail(false);
+        request_restart(&app, &agent.id).await;
+        started_times(&app, &agent.id, 2).await;
+    }
+
+    async fn runtimes_that_share_a_repository_are_not_restarted_for_each_other(engine: Engine) {
+        let app = with_images(engine).start().await;
+        app.backend.images.share_repository(&["codex", "hermes"]);
+        let codex = Agent::online(&app, of_runtime("codex")).await;
+        let hermes = Agent::online(&app, of_runtime("hermes")).await;
+        app.backend.images.publish("codex", digest('1'));
+        assert_eq!(sorted(&refresh(&app, "?runtime=codex").await), done(&["codex"], &[], &[&codex]));
+        let again = started_times(&app, &codex.id, 2).await;
+        assert_eq!(again.register(&app).send().await.status, 200);
+        // Each is compared with the image of its own runtime, and restarts once.
+        app.backend.images.publish("hermes", digest('2'));
+        assert_eq!(sorted(&refresh(&app, "").await), done(&KNOWN, &[], &[&hermes]));
+        started_times(&app, &hermes.id, 2).await;
+        assert_eq!(app.backend.starts_of(&codex.id).len(), 2);
     }
 
     async fn an_unknown_runtime_is_refused_with_those_that_are_known(engine: Engine) {
@@ -286,6 +309,34 @@ on_both_engines! {
         eventually("it is still tried", || async { app.backend.images.refreshed().len() >= tried + 3 }).await;
         assert_eq!(app.backend.starts_of(&agent.id).len(), 1);
         app.backend.images.set_users_fail(false);
+        started_times(&app, &agent.id, 2).await;
+    }
+
+    async fn what_came_while_nobody_watched_is_brought_all_the_same(engine: Engine) {
+        let app = with_images(engine).start().await;
+        let behind = Agent::online(&app, of_runtime("codex")).await;
+        let settled = Agent::online(&app, of_runtime("hermes")).await;
+        app.backend.images.publish("codex", digest('1'));
+        let backend = std::sync::Arc::clone(&app.backend);
+        let (database, dir) = app.shutdown().await;
+        let app = watching(engine).backend(backend).start_on(database, dir).await;
+        started_times(&app, &behind.id, 2).await;
+        looked(&app, "hermes").await;
+        assert_eq!(app.backend.images.refreshed(), ["codex"]);
+        assert_eq!(app.backend.starts_of(&settled.id).len(), 1);
+    }
+
+    async fn the_watcher_gives_way_to_an_administrator_and_goes_on_later(engine: Engine) {
+        let app = watching(engine).start().await;
+        let agent = Agent::online(&app, of_runtime("codex")).await;
+        looked(&app, "codex").await;
+        let (pause, detail) = (Duration::from_millis(100), "layer".to_owned());
+        app.backend.images.set_registry(Registry::Slow(100_000, pause, detail));
+        app.backend.images.publish("codex", digest('1'));
+        eventually("the watcher pulls", || async { !app.backend.images.refreshed().is_empty() }).await;
+        app.backend.images.set_registry(Registry::Serves);
+        let reply = refresh(&app, "?runtime=hermes").await;
+        assert_eq!(sorted(&reply), done(&["hermes"], &[], &[]));
         started_times(&app, &agent.id, 2).await;
     }
 
