@@ -50,7 +50,8 @@ impl Images {
         Ok(history)
     }
 
-    /// Pins a runtime to a content.
+    /// Pins a runtime to a content. To which it is pinned already is no new decision: it
+    /// is the one before, or gets other notes.
     ///
     /// # Errors
     /// 400 for an unknown runtime, and for what is no digest or no note.
@@ -69,6 +70,11 @@ impl Images {
             check_notes(notes)?;
         }
         let mut tx = self.begin().await?;
+        if let Some(standing) = self.standing(&mut tx, runtime, &digest).await?
+            && (notes.is_none() || notes == standing.decision.notes)
+        {
+            return Ok(standing);
+        }
         let decided = self.decide(&mut tx, runtime, Some(digest), notes, actor);
         let decided = decided.await?;
         tx.commit().await?;
@@ -127,6 +133,27 @@ impl Images {
             true => self.require_known(runtime),
             false => Ok(()),
         }
+    }
+
+    /// The present decision, if it is this one.
+    async fn standing(
+        &self,
+        tx: &mut Tx,
+        runtime: &str,
+        digest: &ImageDigest,
+    ) -> Result<Option<Decided>> {
+        let present = store::pin_in(tx, runtime).await?;
+        let newest = store::history_in(tx, runtime, 1).await?.pop();
+        let is_this = |found: Option<&str>| found == Some(digest.as_str());
+        let newest = newest.filter(|newest| is_this(newest.digest.as_deref()));
+        let Some(decision) = newest.filter(|_| is_this(present.as_deref())) else {
+            return Ok(None);
+        };
+        let needs_restart = store::needs_restart(tx, runtime, Some(digest.as_str())).await?;
+        Ok(Some(Decided {
+            decision,
+            needs_restart,
+        }))
     }
 
     /// One decision at a time: each depends on the one before.

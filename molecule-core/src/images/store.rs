@@ -164,7 +164,12 @@ statement!(
 );
 statement!(
     LATEST,
-    "SELECT id FROM runtime_image_pin_history WHERE template_name = $1 ORDER BY id DESC LIMIT 1"
+    "SELECT id, digest FROM runtime_image_pin_history WHERE template_name = $1
+     ORDER BY id DESC LIMIT 1"
+);
+statement!(
+    REPLACE,
+    "DELETE FROM runtime_image_pin_history WHERE id = $1"
 );
 statement!(
     REMEMBER,
@@ -177,7 +182,8 @@ statement!(
          (SELECT id FROM runtime_image_pin_history WHERE template_name = $1 ORDER BY id DESC LIMIT $2)"
 );
 
-/// Makes a decision the present one and keeps it among the newest so many.
+/// Makes a decision the present one and keeps it among the newest so many. A repetition
+/// replaces what it repeats: or many of them would push out the decision before.
 pub(super) async fn decide(tx: &mut Tx, decision: &Decision, kept: i64) -> sqlx::Result<()> {
     let runtime = &decision.template_name;
     with_tx!(&mut *tx, |conn| match &decision.digest {
@@ -196,12 +202,22 @@ pub(super) async fn decide(tx: &mut Tx, decision: &Decision, kept: i64) -> sqlx:
             .await
             .map(drop),
     })?;
-    let latest: Option<Uuid> = with_tx!(&mut *tx, |conn| sqlx::query_scalar(LATEST)
+    let latest: Option<(Uuid, Option<String>)> = with_tx!(&mut *tx, |conn| sqlx::query_as(LATEST)
         .bind(runtime)
         .fetch_optional(conn)
         .await)?;
+    if let Some((id, _)) = latest
+        .as_ref()
+        .filter(|(_, digest)| *digest == decision.digest)
+    {
+        with_tx!(&mut *tx, |conn| sqlx::query(REPLACE)
+            .bind(*id)
+            .execute(conn)
+            .await
+            .map(drop))?;
+    }
     // Also when another server's clock is ahead, the new one is the newest.
-    let after = latest.map(|latest| Uuid::from_u128(latest.as_u128().saturating_add(1)));
+    let after = latest.map(|(latest, _)| Uuid::from_u128(latest.as_u128().saturating_add(1)));
     let id = after.map_or_else(Uuid::now_v7, |after| after.max(Uuid::now_v7()));
     with_tx!(&mut *tx, |conn| sqlx::query(REMEMBER)
         .bind(id)

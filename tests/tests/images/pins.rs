@@ -101,12 +101,28 @@ on_both_engines! {
         let cleared = admin(&app, "DELETE", &format!("{PINS}/codex")).await;
         assert_eq!((cleared.status, &cleared.json()["digest"]), (200, &Value::Null));
         admin(&app, "DELETE", &format!("{PINS}/codex")).await.assert_error(404, "runtime is not pinned");
-        let decided = [Value::Null, a.clone(), b.clone(), b, a.clone(), Value::Null, a];
+        let decided = [Value::Null, a.clone(), b, a.clone(), Value::Null, a];
         assert_eq!(history(&app, "codex").await, decided);
         let reply = admin(&app, "GET", &format!("{PINS}/codex/history")).await;
         let expected = ["digest", "notes", "reference", "template_name", "updated_at", "updated_by"];
         assert_eq!(fields(&reply.json()[0]).into_iter().collect::<Vec<_>>(), expected);
         assert_eq!(history(&app, "hermes").await, [] as [Value; 0], "each runtime has its own");
+    }
+
+    async fn a_repetition_is_no_new_decision_and_does_not_bury_the_way_back(engine: Engine) {
+        let app = with_images(engine).start().await;
+        pin(&app, "codex", 'a').await;
+        let first = pin(&app, "codex", 'b').await;
+        // Again, it is the one of before, with its time.
+        assert_eq!(pin(&app, "codex", 'b').await, first);
+        for n in 0..60 {
+            let body = json!({ "digest": digest('b').as_str(), "notes": format!("note {n}") });
+            assert_eq!(put(&app, "codex", body).await.json()["notes"], format!("note {n}"));
+        }
+        assert_eq!(pin(&app, "codex", 'b').await["notes"], "note 59");
+        let (a, b) = (json!(digest('a').as_str()), json!(digest('b').as_str()));
+        assert_eq!(history(&app, "codex").await, [b, a.clone()]);
+        assert_eq!(roll_back(&app, "codex").await.json()["digest"], a);
     }
 
     async fn what_is_no_runtime_digest_or_note_is_refused(engine: Engine) {
