@@ -1,9 +1,11 @@
-//! The folder of sources: `<root>/<runtime>/<commit>`, readable by nobody else.
-//! Several servers may share it; one of them at a time works on a runtime.
+//! The folder of sources: `<root>/<runtime>/<commit>`; what is in the last is readable
+//! by nobody else. Several servers may share it; one of them at a time works on a runtime.
+//! The root may be a folder that is there for other things too: only what was made here
+//! is changed or removed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +19,10 @@ use super::lookup::CommitId;
 const LOCK: &str = ".lock";
 /// The empty folder that git takes for home.
 const HOME: &str = ".home";
+/// Others may write into a folder,
+const WRITABLE: u32 = 0o022;
+/// but not rename what is ours there.
+const STICKY: u32 = 0o1000;
 /// Between two looks at a lock that somebody else holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
@@ -37,9 +43,9 @@ impl Sources {
     ) -> Result<Self, BuildError> {
         let (folder, lock) = off_thread(move || {
             let folder = root.join(runtime);
-            private_folder(&root)?;
-            private_folder(&folder)?;
-            private_folder(&folder.join(HOME))?;
+            own_folder(&root, Others::MayAdd)?;
+            own_folder(&folder, Others::MayLook)?;
+            own_folder(&folder.join(HOME), Others::MayLook)?;
             let lock = OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -92,14 +98,15 @@ impl Sources {
         }
     }
 
-    /// Keeps the newest `keep` sources. Also removes what a crash left.
+    /// Keeps the newest `keep` sources. Also removes what a crash left, and nothing that
+    /// is no folder of a commit.
     pub(super) async fn evict(&self, keep: usize) {
         let folder = self.folder.clone();
         let evicted = off_thread(move || {
             let mut found = Vec::new();
             for child in fs::read_dir(&folder)?.flatten() {
-                let name = child.file_name();
-                if name != LOCK && name != HOME {
+                let is_folder = child.file_type().is_ok_and(|kind| kind.is_dir());
+                if is_folder && child.file_name().to_str().is_some_and(CommitId::is_short) {
                     let changed = child.metadata().and_then(|metadata| metadata.modified());
                     found.push((changed.unwrap_or(SystemTime::UNIX_EPOCH), child.path()));
                 }
@@ -117,19 +124,28 @@ impl Sources {
     }
 }
 
-/// Makes a folder that is ours alone. One that somebody else made is refused: in a
-/// folder for temporary files everybody can.
-fn private_folder(path: &Path) -> io::Result<()> {
+/// What others may do in a folder that was there before.
+enum Others {
+    MayLook,
+    MayAdd,
+}
+
+/// Makes a private folder if there is none. One that somebody else made is refused, in a
+/// folder for temporary files everybody can; and one in which others could swap what is
+/// ours. The mode of one that was there is left alone.
+fn own_folder(path: &Path, others: Others) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)?;
     let metadata = fs::symlink_metadata(path)?;
     let owner = rustix::process::geteuid().as_raw();
-    if !metadata.is_dir() || metadata.uid() != owner {
-        return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+    let is_safe = match (metadata.mode() & WRITABLE, others) {
+        (0, _) => true,
+        (_, Others::MayAdd) => metadata.mode() & STICKY != 0,
+        (_, Others::MayLook) => false,
+    };
+    match metadata.is_dir() && metadata.uid() == owner && is_safe {
+        true => Ok(()),
+        false => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
     }
-    if metadata.mode() & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    }
-    Ok(())
 }
 
 /// Removes a file, a link or a folder with everything in it; none is fine.
@@ -165,6 +181,8 @@ fn unusable(error: &io::Error) -> BuildError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn commit(digit: char) -> CommitId {
@@ -202,8 +220,24 @@ mod tests {
             let changed = SystemTime::now() - Duration::from_secs(60 * age as u64);
             File::open(folder).unwrap().set_modified(changed).unwrap();
         }
-        fs::write(root.path().join("codex/left-over"), "x").unwrap();
-        sources.evict(3).await;
+        // What nobody here made is older than all of them.
+        for other in [
+            "left-over",
+            "0123456789AB",
+            "0123456789abc",
+            "0123456789ab.bak",
+        ] {
+            fs::create_dir(root.path().join("codex").join(other)).unwrap();
+        }
+        fs::write(root.path().join("codex/0123456789ab"), "a file").unwrap();
+        for child in fs::read_dir(root.path().join("codex")).unwrap().flatten() {
+            let name = child.file_name().into_string().unwrap();
+            if !name.starts_with('.') && !name.starts_with(['a', 'b', 'c', 'd']) {
+                let child = File::open(child.path()).unwrap();
+                child.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            }
+        }
+        sources.evict(2).await;
         let mut left: Vec<_> = fs::read_dir(root.path().join("codex"))
             .unwrap()
             .map(|child| child.unwrap().file_name().into_string().unwrap())
@@ -214,11 +248,47 @@ mod tests {
             [
                 ".home",
                 ".lock",
+                "0123456789AB",
+                "0123456789ab",
+                "0123456789ab.bak",
+                "0123456789abc",
                 "cccccccccccc",
                 "dddddddddddd",
                 "left-over"
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_folder_of_others_is_left_as_it_is_or_refused() {
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        for (root_mode, folder_mode, is_fine) in [
+            (0o755, None, true),
+            (0o1777, None, true),
+            (0o1777, Some(0o750), true),
+            (0o777, None, false),
+            (0o775, None, false),
+            (0o700, Some(0o1777), false),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let set = |path: &Path, mode| {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            };
+            let folder = root.path().join("codex");
+            if let Some(mode) = folder_mode {
+                fs::create_dir(&folder).unwrap();
+                set(&folder, mode);
+            }
+            set(root.path(), root_mode);
+            let opened = open(root.path()).await;
+            assert_eq!(opened.is_ok(), is_fine, "{root_mode:o} {folder_mode:?}");
+            assert_eq!(mode(root.path()), root_mode);
+            if let Ok(sources) = opened {
+                assert_eq!(mode(&folder), folder_mode.unwrap_or(0o700));
+                let fresh = sources.fresh(&commit('a')).await.unwrap();
+                assert_eq!(mode(&fresh), 0o700);
+            }
+        }
     }
 
     #[tokio::test]

@@ -34,6 +34,12 @@ impl CommitId {
         &self.0
     }
 
+    /// Whether a name can be a [`short`](Self::short) one.
+    pub(super) fn is_short(name: &str) -> bool {
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        name.len() == SHORT && name.bytes().all(is_hex)
+    }
+
     /// The twelve digits that tags and folders carry.
     pub(super) fn short(&self) -> &str {
         &self.0[..SHORT]
