@@ -5,12 +5,14 @@ mod hostile;
 mod secrets;
 mod sharing;
 
+use chrono::Utc;
 use molecule_core::backend::StartSpec;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend_support::agent::Seen;
 use crate::support::build_world::{BuildWorld, Heard, explain, reference};
 use crate::support::git_host::Api;
+use crate::support::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_a_workspace_runs_from_an_image_that_was_built_here() {
@@ -117,9 +119,14 @@ async fn docker_sources_and_images_beyond_the_newest_are_removed() {
         return;
     };
     let mut references = Vec::new();
+    let mut second = 0;
     for version in 0..4 {
+        // The daemon tells their age in whole seconds.
+        let next = async || Utc::now().timestamp() > second;
+        until("the second of the image before is over", next).await;
         references.push(world.commit("gemini-cli", &format!("LABEL version={version}")));
         let instance = world.start("gemini-cli").await.unwrap();
+        second = Utc::now().timestamp();
         // The first one stays in use, so its image cannot go.
         if version > 0 {
             let docker = &world.fixture.docker;

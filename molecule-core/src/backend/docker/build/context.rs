@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tar::{Builder, EntryType, Header};
+use tokio_util::sync::CancellationToken;
 
 use super::ignore::{self, Ignore};
 
@@ -38,6 +39,9 @@ pub(super) enum ContextError {
     Read(String, io::ErrorKind),
     #[error("{0} changed while it was read")]
     Changed(String),
+    /// Nobody waits for it any longer.
+    #[error("cancelled")]
+    Cancelled,
     /// The reader went away; it knows why.
     #[error("the upload ended early")]
     Abandoned,
@@ -72,15 +76,20 @@ enum Kind {
 }
 
 impl Context {
-    /// Looks through a tree. Blocks: call it from a blocking thread.
-    pub(super) fn of(root: PathBuf) -> Result<Self, ContextError> {
+    /// Looks through a tree until it is cancelled. Blocks: call it from a blocking thread.
+    pub(super) fn of(root: PathBuf, cancel: &CancellationToken) -> Result<Self, ContextError> {
         // A link could lead anywhere.
         if !fs::symlink_metadata(root.join(DOCKERFILE)).is_ok_and(|found| found.is_file()) {
             return Err(ContextError::NoDockerfile);
         }
         let ignore = read_ignore(&root)?;
         let mut entries = Vec::new();
-        walk(&root, Path::new(""), 0, &ignore, &mut entries)?;
+        let rules = Rules {
+            root: &root,
+            ignore: &ignore,
+            cancel,
+        };
+        walk(&rules, Path::new(""), 0, &mut entries)?;
         Ok(Self { root, entries })
     }
 
@@ -218,18 +227,24 @@ fn read_ignore(root: &Path) -> Result<Ignore, ContextError> {
     Ignore::parse(&text).ok_or(ContextError::Ignore)
 }
 
+/// What a walk keeps to.
+struct Rules<'a> {
+    root: &'a Path,
+    ignore: &'a Ignore,
+    cancel: &'a CancellationToken,
+}
+
 fn walk(
-    root: &Path,
+    rules: &Rules<'_>,
     folder: &Path,
     depth: usize,
-    ignore: &Ignore,
     found: &mut Vec<Entry>,
 ) -> Result<(), ContextError> {
     if depth > MAX_DEPTH {
         return Err(ContextError::TooLarge("folders nested too deeply"));
     }
     let failed = |error: io::Error| ContextError::Read(shown(folder), error.kind());
-    let mut children = fs::read_dir(root.join(folder))
+    let mut children = fs::read_dir(rules.root.join(folder))
         .and_then(Iterator::collect::<io::Result<Vec<_>>>)
         .map_err(failed)?;
     children.sort_by_key(fs::DirEntry::file_name);
@@ -240,10 +255,13 @@ fn walk(
         }
         // The daemon needs both, whatever the one says about the other.
         let is_needed = name == Path::new(DOCKERFILE) || name == Path::new(DOCKERIGNORE);
-        let covered = !is_needed && ignore.covers(&name.to_string_lossy());
+        // Many patterns and many files make this the long part.
+        let stop = || rules.cancel.is_cancelled();
+        let covered = rules.ignore.covers(&name.to_string_lossy(), stop);
+        let covered = !is_needed && covered.ok_or(ContextError::Cancelled)?;
         // Does not follow links.
         let metadata = child.metadata().map_err(failed)?;
-        if covered && !(metadata.is_dir() && ignore.brings_back()) {
+        if covered && !(metadata.is_dir() && rules.ignore.brings_back()) {
             continue;
         }
         if found.len() >= MAX_ENTRIES {
@@ -278,7 +296,7 @@ fn walk(
             });
         }
         if metadata.is_dir() {
-            walk(root, &name, depth + 1, ignore, found)?;
+            walk(rules, &name, depth + 1, found)?;
         }
     }
     Ok(())
@@ -355,8 +373,21 @@ mod tests {
         root
     }
 
+    fn of(root: &Path) -> Result<Context, ContextError> {
+        Context::of(root.to_owned(), &CancellationToken::new())
+    }
+
+    #[test]
+    fn looking_through_a_tree_ends_when_nobody_wants_it() {
+        let root = tree(&[(DOCKERFILE, ""), ("a/b", "")]);
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let cancelled = Context::of(root.path().to_owned(), &cancel).unwrap_err();
+        assert!(matches!(cancelled, ContextError::Cancelled), "{cancelled}");
+    }
+
     async fn packed(root: &Path) -> Result<Vec<u8>, ContextError> {
-        let context = Context::of(root.to_owned())?;
+        let context = of(root)?;
         let mut out = std::io::Cursor::new(Vec::new());
         context.write(&mut out).await?;
         Ok(out.into_inner())
@@ -466,8 +497,7 @@ mod tests {
 
     #[test]
     fn a_tree_that_cannot_be_built_from_is_refused() {
-        let refused =
-            |root: &tempfile::TempDir| Context::of(root.path().to_owned()).unwrap_err().to_string();
+        let refused = |root: &tempfile::TempDir| of(root.path()).unwrap_err().to_string();
         assert_eq!(refused(&tree(&[("dockerfile", "")])), "no Dockerfile");
         assert_eq!(refused(&tree(&[("Dockerfile/x", "")])), "no Dockerfile");
         let linked = tree(&[("x", "")]);
@@ -484,7 +514,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_changes_meanwhile_is_noticed() {
         let root = tree(&[(DOCKERFILE, "FROM scratch"), ("data", "0123456789")]);
-        let context = Context::of(root.path().to_owned()).unwrap();
+        let context = of(root.path()).unwrap();
         fs::write(root.path().join("data"), "0").unwrap();
         let error = context
             .write(std::io::Cursor::new(Vec::new()))

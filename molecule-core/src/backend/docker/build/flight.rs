@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::BuildError;
+use super::still;
 use crate::backend::{KNOWN_RUNTIMES, Phase, Progress};
 
 /// The reference of an image, or why there is none.
@@ -94,7 +95,11 @@ impl Flights {
             let cancel = flight.cancel.clone();
             self.tasks.spawn(async move {
                 let _turn = match flights.turns.get(runtime) {
-                    Some(turn) => Some(turn.lock().await),
+                    Some(turn) => {
+                        let tell = |line: &str, percent| landing.flight.tell(line, percent);
+                        let what = "waiting for the end of an earlier build";
+                        Some(still::telling(&tell, what, turn.lock()).await)
+                    }
                     None => None,
                 };
                 landing.land(bounded(work, bound, &cancel).await);

@@ -17,8 +17,16 @@ pub(super) struct Ignore {
 
 #[derive(Debug)]
 struct Pattern {
-    parts: Vec<String>,
+    parts: Vec<Part>,
     brings_back: bool,
+}
+
+/// A part of a pattern: what stands between two slashes.
+#[derive(Debug)]
+enum Part {
+    /// `**`
+    Any,
+    One(Vec<Token>),
 }
 
 impl Ignore {
@@ -34,7 +42,7 @@ impl Ignore {
                 Some(path) => (true, path.trim()),
                 None => (false, line),
             };
-            let parts = clean(path);
+            let parts: Vec<Part> = clean(path).into_iter().map(Part::of).collect();
             if parts.is_empty() {
                 continue;
             }
@@ -46,17 +54,24 @@ impl Ignore {
         Some(Self { patterns })
     }
 
-    /// Whether a path, relative to the root, is left out.
-    pub(super) fn covers(&self, path: &str) -> bool {
-        let path: Vec<&str> = path.split('/').collect();
+    /// Whether a path, relative to the root, is left out. Asks before every pattern
+    /// whether to `stop`; then there is no answer.
+    pub(super) fn covers(&self, path: &str, stop: impl Fn() -> bool) -> Option<bool> {
+        let path: Vec<Vec<char>> = path.split('/').map(|part| part.chars().collect()).collect();
         let mut covered = false;
+        if stop() {
+            return None;
+        }
         for pattern in &self.patterns {
+            if stop() {
+                return None;
+            }
             // Only a change of mind is worth looking.
             if pattern.brings_back == covered && pattern.matches_or_holds(&path) {
                 covered = !pattern.brings_back;
             }
         }
-        covered
+        Some(covered)
     }
 
     /// Whether something below a folder that is left out may still be wanted.
@@ -67,21 +82,21 @@ impl Ignore {
 
 impl Pattern {
     /// Whether the path or a folder above it matches.
-    fn matches_or_holds(&self, path: &[&str]) -> bool {
+    fn matches_or_holds(&self, path: &[Vec<char>]) -> bool {
         (1..=path.len()).any(|end| matches_parts(&self.parts, &path[..end]))
     }
 }
 
 /// The parts of a pattern without empty ones, `.` and `..`.
-fn clean(path: &str) -> Vec<String> {
-    let mut parts: Vec<String> = Vec::new();
+fn clean(path: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
     for part in path.split('/') {
         match part {
             "" | "." => {}
             ".." => {
                 parts.pop();
             }
-            part => parts.push(part.to_owned()),
+            part => parts.push(part),
         }
     }
     parts
@@ -89,19 +104,29 @@ fn clean(path: &str) -> Vec<String> {
 
 /// `**` is any number of parts. Only the last one needs another try: what an earlier
 /// one could give up, the last can take.
-fn matches_parts(pattern: &[String], path: &[&str]) -> bool {
+fn matches_parts(pattern: &[Part], path: &[Vec<char>]) -> bool {
     wildcard(
         pattern.len(),
         path.len(),
-        |p| pattern[p] == "**",
-        |p, at| matches_part(&pattern[p], path[at]),
+        |p| matches!(pattern[p], Part::Any),
+        |p, at| match &pattern[p] {
+            Part::Any => false,
+            Part::One(tokens) => matches_part(tokens, &path[at]),
+        },
     )
 }
 
+impl Part {
+    fn of(part: &str) -> Self {
+        match part {
+            "**" => Self::Any,
+            part => Self::One(tokens(part)),
+        }
+    }
+}
+
 /// `*` is any number of characters.
-fn matches_part(pattern: &str, text: &str) -> bool {
-    let pattern = tokens(pattern);
-    let text: Vec<char> = text.chars().collect();
+fn matches_part(pattern: &[Token], text: &[char]) -> bool {
     wildcard(
         pattern.len(),
         text.len(),
@@ -138,6 +163,7 @@ fn wildcard(
     (p..pattern).all(is_star)
 }
 
+#[derive(Debug)]
 enum Token {
     Any,
     One,
@@ -219,7 +245,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn covered(file: &str, path: &str) -> bool {
-        Ignore::parse(file).unwrap().covers(path)
+        let ignore = Ignore::parse(file).unwrap();
+        ignore.covers(path, || false).unwrap()
     }
 
     #[test]
@@ -261,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn whoever_stops_gets_no_answer() {
+        for file in ["", "a\nb"] {
+            assert_eq!(Ignore::parse(file).unwrap().covers("x", || true), None);
+        }
+    }
+
+    #[test]
     fn more_patterns_than_anybody_needs_are_refused() {
         assert!(Ignore::parse(&"a\n".repeat(MAX_PATTERNS)).is_some());
         assert!(Ignore::parse(&"a\n".repeat(MAX_PATTERNS + 1)).is_none());
@@ -270,7 +304,7 @@ mod tests {
         #[test]
         fn any_pattern_and_any_path_have_an_answer(file in ".{0,80}", path in "[a-z/*.\\[\\]]{0,40}") {
             if let Some(ignore) = Ignore::parse(&file) {
-                let _ = ignore.covers(&path);
+                prop_assert!(ignore.covers(&path, || false).is_some());
             }
         }
 

@@ -43,6 +43,9 @@ pub(super) struct Wanted {
     pub(super) commit: CommitId,
     /// Which place the source comes from.
     pub(super) source: String,
+    /// True when the usual name belongs to the image of another place: a fork has the
+    /// same commits, and another server on this daemon may build from it.
+    pub(super) apart: bool,
     /// `os/architecture`; the daemon's own if nobody configured one.
     pub(super) platform: String,
     /// True when that is not the daemon's own.
@@ -55,9 +58,14 @@ impl Wanted {
         format!("{REPOSITORY}{}", self.runtime)
     }
 
-    /// Its tag is the short commit, and the platform where that is not the daemon's own.
+    /// Its tag is the short commit, the place where it keeps apart from another one, and
+    /// the platform where that is not the daemon's own.
     pub(super) fn reference(&self) -> String {
         let mut tag = self.commit.short().to_owned();
+        if self.apart {
+            tag.push('-');
+            tag.push_str(&self.source);
+        }
         if self.foreign {
             let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
             tag.push('-');
@@ -76,6 +84,19 @@ impl Wanted {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
+    }
+
+    /// Whether an image with these labels was built like this one, but from the source
+    /// of another place.
+    fn is_of_another_place(&self, labels: Option<&Labels>) -> bool {
+        labels.is_some_and(|labels| {
+            let has = |name: &str, value: &str| labels.get(name).is_some_and(|is| is == value);
+            has(MANAGED, "true")
+                && has(RUNTIME, self.runtime)
+                && labels
+                    .get(SOURCE)
+                    .is_some_and(|source| *source != self.source)
+        })
     }
 
     /// Whether an image with these labels is the one.
@@ -107,24 +128,54 @@ impl Layers {
     }
 }
 
+/// Whether there is an image that is what is wanted, under either of its names. If not,
+/// the one is settled on under which it does no harm to another's.
+pub(super) async fn look(
+    daemon: &Daemon,
+    wanted: &mut Wanted,
+    mask: &Mask,
+) -> Result<bool, BuildError> {
+    wanted.apart = false;
+    let usual = inspect(daemon, wanted, mask).await?;
+    let usual = usual.as_ref().map(labels_of);
+    if usual.is_some_and(|labels| wanted.is(labels)) {
+        return Ok(true);
+    }
+    wanted.apart = true;
+    if find(daemon, wanted, mask).await?.is_some() {
+        return Ok(true);
+    }
+    wanted.apart = usual.is_some_and(|labels| wanted.is_of_another_place(labels));
+    Ok(false)
+}
+
 /// Id of an image that is what is wanted; none if there is none under its name.
 pub(super) async fn find(
     daemon: &Daemon,
     wanted: &Wanted,
     mask: &Mask,
 ) -> Result<Option<String>, BuildError> {
+    let found = inspect(daemon, wanted, mask).await?;
+    let found = found.filter(|image| wanted.is(labels_of(image)));
+    Ok(found.and_then(|image| image.id))
+}
+
+/// What has the name of the wanted image.
+async fn inspect(
+    daemon: &Daemon,
+    wanted: &Wanted,
+    mask: &Mask,
+) -> Result<Option<ImageInspect>, BuildError> {
     let reference = wanted.reference();
     match daemon.call(|client| client.inspect_image(&reference)).await {
-        Ok(image) => {
-            let labels = image
-                .config
-                .as_ref()
-                .and_then(|config| config.labels.as_ref());
-            Ok(wanted.is(labels).then_some(image.id).flatten())
-        }
+        Ok(image) => Ok(Some(image)),
         Err(error) if error.is_image_missing() => Ok(None),
         Err(error) => Err(explained("look for the image", &error, mask)),
     }
+}
+
+fn labels_of(image: &ImageInspect) -> Option<&Labels> {
+    image.config.as_ref()?.labels.as_ref()
 }
 
 /// Lets `:latest` mean this image. Nothing depends on it, so failing is fine.
@@ -256,14 +307,15 @@ mod tests {
         Wanted {
             runtime: "codex",
             commit: CommitId::parse("0123456789abcdef0123456789abcdef01234567").unwrap(),
-            source: "s".to_owned(),
+            source: "5ca1ab1e".to_owned(),
+            apart: false,
             platform: "linux/amd64".to_owned(),
             foreign: false,
         }
     }
 
     #[test]
-    fn the_tag_is_the_commit_and_a_foreign_platform() {
+    fn the_tag_is_the_commit_another_place_and_a_foreign_platform() {
         assert_eq!(
             wanted().reference(),
             "molecule-local/workspace-template-codex:0123456789ab"
@@ -276,6 +328,14 @@ mod tests {
         assert_eq!(
             foreign.reference(),
             "molecule-local/workspace-template-codex:0123456789ab-linux-arm64-v8"
+        );
+        let apart = Wanted {
+            apart: true,
+            ..foreign
+        };
+        assert_eq!(
+            apart.reference(),
+            "molecule-local/workspace-template-codex:0123456789ab-5ca1ab1e-linux-arm64-v8"
         );
     }
 
@@ -293,6 +353,8 @@ mod tests {
             let mut other = labels.clone();
             other.insert(name.to_owned(), value.to_owned());
             assert!(!wanted().is(Some(&other)), "{name}");
+            let is_of_another_place = wanted().is_of_another_place(Some(&other));
+            assert_eq!(is_of_another_place, name == SOURCE, "{name}");
         }
     }
 

@@ -22,6 +22,7 @@ mod mask;
 mod program;
 mod run;
 mod source;
+mod still;
 
 use std::future::Future;
 use std::path::Path;
@@ -42,6 +43,7 @@ use self::lookup::Lookup;
 use self::mask::Mask;
 use self::run::Build;
 use self::source::{Origin, Repository};
+use self::still::telling;
 use super::Inner;
 use super::daemon::Daemon;
 use crate::backend::{BackendError, KNOWN_RUNTIMES, ObtainedImage, Progress};
@@ -188,25 +190,27 @@ impl Builder {
             runtime,
             commit: until(cancel, self.lookup.head(runtime, &repository)).await?,
             source: repository.fingerprint(),
+            apart: false,
             platform: self.platform.clone().unwrap_or_else(|| native.to_owned()),
             foreign: self
                 .platform
                 .as_deref()
                 .is_some_and(|wanted| wanted != native),
         };
-        if let Some(reference) = until(cancel, self.present(&wanted, mask)).await? {
+        if let Some(reference) = until(cancel, self.present(&mut wanted, mask)).await? {
             return Ok(reference);
         }
-        let sources = Sources::open(self.settings.source_dir(), runtime, cancel).await?;
+        let opening = Sources::open(self.settings.source_dir(), runtime, cancel);
+        let waiting = "waiting for another server that builds this runtime";
+        let sources = telling(tell, waiting, opening).await?;
         let mut left = ATTEMPTS;
         loop {
             // Somebody else may have built it while we waited for our turn, or when the
             // branch moved.
-            if let Some(reference) = until(cancel, self.present(&wanted, mask)).await? {
+            if let Some(reference) = until(cancel, self.present(&mut wanted, mask)).await? {
                 return Ok(reference);
             }
             let folder = sources.fresh(&wanted.commit).await?;
-            tell(&format!("fetching commit {}", wanted.commit.short()), None);
             let made = self
                 .make(&wanted, &repository, (&sources, &folder), (tell, cancel))
                 .await;
@@ -237,8 +241,12 @@ impl Builder {
     }
 
     /// The reference of an image that is there already.
-    async fn present(&self, wanted: &Wanted, mask: &Mask) -> Result<Option<String>, BuildError> {
-        if images::find(&self.daemon, wanted, mask).await?.is_none() {
+    async fn present(
+        &self,
+        wanted: &mut Wanted,
+        mask: &Mask,
+    ) -> Result<Option<String>, BuildError> {
+        if !images::look(&self.daemon, wanted, mask).await? {
             return Ok(None);
         }
         images::name_latest(&self.daemon, wanted, mask).await;
@@ -260,7 +268,10 @@ impl Builder {
             mask,
         };
         // Whoever began this bounds it.
-        let cloned = git.clone(repository, folder, Duration::MAX, cancel).await?;
+        let fetching = format!("fetching commit {}", wanted.commit.short());
+        tell(&fetching, None);
+        let clone = git.clone(repository, folder, Duration::MAX, cancel);
+        let cloned = telling(tell, &fetching, clone).await?;
         if cloned != wanted.commit {
             tracing::info!(
                 runtime = wanted.runtime,
@@ -270,7 +281,8 @@ impl Builder {
             );
             return Ok(Made::Moved);
         }
-        let context = self.context(wanted, repository, folder).await?;
+        let looking = self.context(wanted, repository, folder, cancel);
+        let context = telling(tell, "looking through the source", looking).await?;
         let reference = wanted.reference();
         tracing::info!(
             runtime = wanted.runtime,
@@ -278,7 +290,8 @@ impl Builder {
             image = reference,
             "building image"
         );
-        let _building = self.building.read().await;
+        let turn = self.building.read();
+        let _building = telling(tell, "waiting for old images to be removed", turn).await;
         let build = Build {
             daemon: &self.daemon,
             mask,
@@ -301,15 +314,21 @@ impl Builder {
         wanted: &Wanted,
         repository: &Repository,
         folder: &Path,
+        cancel: &CancellationToken,
     ) -> Result<Context, BuildError> {
         let folder = folder.to_owned();
-        let looked = tokio::task::spawn_blocking(move || Context::of(folder)).await;
+        // Also ends it when nobody waits for the answer any longer.
+        let stop = cancel.child_token();
+        let _guard = stop.clone().drop_guard();
+        let looking = tokio::task::spawn_blocking(move || Context::of(folder, &stop));
+        let looked = looking.await;
         let at = format!("{}@{}", repository.shown, wanted.commit.short());
         match looked {
             Ok(Ok(context)) => Ok(context),
             Ok(Err(ContextError::NoDockerfile)) => Err(BuildError::Refused(format!(
                 "local-build: cloned tree at {at} has no Dockerfile (template repo malformed)"
             ))),
+            Ok(Err(ContextError::Cancelled)) => Err(BuildError::Cancelled),
             Ok(Err(error)) => Err(BuildError::Refused(format!(
                 "local-build: cloned tree at {at} cannot be built from: {error}"
             ))),

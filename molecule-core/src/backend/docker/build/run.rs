@@ -21,6 +21,7 @@ use super::error::BuildError;
 use super::images::{self, Layers, Wanted, explained};
 use super::log::{self, Digest, Lines};
 use super::mask::Mask;
+use super::still;
 use crate::backend::docker::daemon::{CallError, Daemon};
 
 /// How often a build is tried that met others in the daemon's memory of layers.
@@ -29,8 +30,9 @@ const TRIES: u32 = 3;
 /// that moment, by whomever. It stops the build, though nothing is wrong with it.
 const RACES: [&str; 2] = ["unable to find image \"sha256:", "unknown parent image id"];
 
-/// A build of which nothing is heard for this long has hung itself up.
-const SILENCE: Duration = Duration::from_mins(4);
+/// A build of which nothing is heard for this long has hung itself up. A little less
+/// than a boot may be quiet by default, so that the log says what was the matter.
+const SILENCE: Duration = Duration::from_secs(230);
 
 /// How much of the tree may be in flight between its folder and the daemon.
 const PIPE_BYTES: usize = 256 * 1024;
@@ -108,6 +110,8 @@ impl Build<'_> {
         };
         tokio::pin!(sending);
         let mut is_sent = false;
+        let began = Instant::now();
+        let mut told = began;
         let silence = sleep(SILENCE);
         tokio::pin!(silence);
         loop {
@@ -127,7 +131,14 @@ impl Build<'_> {
                     Some(Err(error)) => return Err(self.failed(log, error)),
                     None => break,
                 },
-                () = moves.notified() => {}
+                // The daemon says nothing until it has all of it.
+                () = moves.notified() => {
+                    if told.elapsed() >= still::EVERY {
+                        told = Instant::now();
+                        let secs = began.elapsed().as_secs();
+                        (self.tell)(&format!("sending the source to the daemon ({secs} s)"), None);
+                    }
+                }
                 () = &mut silence => {
                     return Err(BuildError::TimedOut(format!(
                         "local-build: nothing was heard of the build for {} s; last output: {}",
