@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub(crate) use super::docker::url_decoded;
 pub use super::docker::{DockerConfig, LocalBuildConfig, RegistryCredentials};
 
 /// Where workspaces run.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use molecule_hooks::Secret;
 use serde::Deserialize;
+use url::Url;
 
 use super::backend::{ProcessConfig, non_empty_var};
 
@@ -26,7 +27,7 @@ pub struct DockerConfig {
     /// `ghcr.io/acme`. Without one, images of runtimes that [`images`](Self::images)
     /// does not name are built on this machine: see [`local_build`](Self::local_build).
     pub image_registry: Option<String>,
-    /// Image per runtime; wins over registry and local build.
+    /// Image per runtime; wins over registry and local build. Only a pin wins over it.
     pub images: BTreeMap<String, String>,
     /// `os/architecture` of the images, for example `linux/amd64`. Empty means what
     /// the daemon prefers; none means `linux/amd64` on an ARM Mac and what the daemon
@@ -79,12 +80,13 @@ pub struct RegistryCredentials {
 pub struct LocalBuildConfig {
     /// URL to which the name of a runtime is added to get its repository:
     /// `https://host/organisation/prefix-`. A token or a password in it is sent over
-    /// `https` only, or to this machine itself.
+    /// `https` only, or to this machine itself. A name without a password is a token.
     pub repo_prefix: String,
     /// Token with which private repositories are read.
     pub token: Option<Secret>,
     /// Folder for sources; default `$XDG_CACHE_HOME/molecule/workspace-template-build`,
-    /// else the same below `~/.cache`, else below the folder for temporary files.
+    /// else the same below `~/.cache`, else below the folder for temporary files. It must
+    /// belong to the user of the server, and nobody else may swap what is in it.
     pub cache_dir: Option<PathBuf>,
     /// How many sources and images per runtime are kept, newest first.
     pub keep: usize,
@@ -111,6 +113,45 @@ impl LocalBuildConfig {
         ProcessConfig::search_path()
     }
 
+    /// What is wrong with [`repo_prefix`](Self::repo_prefix), to follow its name.
+    pub(crate) fn prefix_problem(&self) -> Option<&'static str> {
+        let Ok(prefix) = Url::parse(self.repo_prefix.trim()) else {
+            return Some("is not a URL");
+        };
+        if !matches!(prefix.scheme(), "http" | "https") || !prefix.has_host() {
+            return Some("must begin with https:// or http://");
+        }
+        if prefix.query().is_some() || prefix.fragment().is_some() {
+            return Some("must end with its path");
+        }
+        // The name of a runtime completes the last part.
+        let parts: Vec<&str> = prefix.path().trim_start_matches('/').split('/').collect();
+        match parts.split_last() {
+            Some((_, before)) if !before.is_empty() && !before.contains(&"") => None,
+            _ => Some(
+                "names no organisation and repository: it must be \
+                 https://host/organisation/prefix-",
+            ),
+        }
+    }
+
+    /// What is secret in [`repo_prefix`](Self::repo_prefix), as it stands there and
+    /// decoded: the password, and the name where a token stands in its place.
+    pub(crate) fn prefix_secrets(&self) -> Vec<Secret> {
+        let Ok(prefix) = Url::parse(self.repo_prefix.trim()) else {
+            return Vec::new();
+        };
+        let (name, password) = (prefix.username(), prefix.password().unwrap_or_default());
+        let secret = match password {
+            "" | "x-oauth-basic" => name,
+            password => password,
+        };
+        match secret {
+            "" => Vec::new(),
+            secret => vec![Secret::new(secret), Secret::new(url_decoded(secret))],
+        }
+    }
+
     /// [`repo_prefix`](Self::repo_prefix) without name and password.
     fn shown_prefix(&self) -> String {
         let prefix = &self.repo_prefix;
@@ -121,6 +162,16 @@ impl LocalBuildConfig {
             _ => prefix.clone(),
         }
     }
+}
+
+/// A part of a URL without its percent signs.
+pub(crate) fn url_decoded(text: &str) -> String {
+    // Unlike in a form, a plus is a plus here.
+    let pair = format!("v={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes())
+        .map(|(_, value)| value.into_owned())
+        .next()
+        .unwrap_or_default()
 }
 
 impl std::fmt::Debug for LocalBuildConfig {

@@ -20,6 +20,7 @@ pub(super) fn configured_secrets(config: &Config) -> Vec<Secret> {
     let docker = &config.backend.docker;
     secrets.extend(docker.ghcr_token.clone());
     secrets.extend(docker.local_build.token.clone());
+    secrets.extend(docker.local_build.prefix_secrets());
     let accounts = docker.registries.values();
     secrets.extend(accounts.map(|account| account.password.clone()));
     let url = config.database_url();
@@ -134,9 +135,23 @@ mod tests {
             password: "registry-secret".into(),
         };
         docker.registries.insert("r.acme.com".to_owned(), account);
-        let known = configured_secrets(&config);
+        let knows = |config: &Config, secret: &str| {
+            let known = configured_secrets(config);
+            known.iter().any(|known| known.expose() == secret)
+        };
         for secret in ["ghcr-secret", "git-secret", "registry-secret"] {
-            assert!(known.iter().any(|known| known.expose() == secret));
+            assert!(knows(&config, secret), "{secret}");
+        }
+        for (userinfo, secret) in [
+            ("pre%66ix-secret", "prefix-secret"),
+            ("pre%66ix-secret", "pre%66ix-secret"),
+            ("prefix-secret:x-oauth-basic", "prefix-secret"),
+            ("bot:prefix-secret", "prefix-secret"),
+        ] {
+            let prefix = format!("https://{userinfo}@git.test/acme/x-");
+            config.backend.docker.local_build.repo_prefix = prefix;
+            assert!(knows(&config, secret), "{userinfo}");
+            assert!(!knows(&config, "bot"), "a name is no secret");
         }
     }
 }

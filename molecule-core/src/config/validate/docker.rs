@@ -36,7 +36,30 @@ pub(super) fn problems(docker: &DockerConfig, found: &mut Vec<String>) {
                 .to_owned(),
         );
     }
+    local_build(docker, found);
     accounts(docker, found);
+}
+
+fn local_build(docker: &DockerConfig, found: &mut Vec<String>) {
+    let local_build = &docker.local_build;
+    if let Some(problem) = local_build.prefix_problem() {
+        found.push(format!(
+            "backend.docker.local_build.repo_prefix (MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX): {problem}"
+        ));
+    }
+    let is_unsendable = |token: &Secret| {
+        token
+            .expose()
+            .trim()
+            .contains(|c: char| c.is_ascii_control())
+    };
+    if local_build.token.as_ref().is_some_and(is_unsendable) {
+        found.push(
+            "backend.docker.local_build.token (MOLECULE_GITEA_TOKEN): has characters that cannot \
+             be sent"
+                .to_owned(),
+        );
+    }
 }
 
 fn accounts(docker: &DockerConfig, found: &mut Vec<String>) {
@@ -89,7 +112,11 @@ fn is_host(text: &str) -> bool {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let is_address = |inner: &str| inner.parse::<std::net::Ipv6Addr>().is_ok();
-    let known = address.map_or_else(|| !host.is_empty() && host.chars().all(name), is_address);
+    let is_name = |host: &str| {
+        let ends = |c: char| c.is_ascii_alphanumeric();
+        host.starts_with(ends) && host.ends_with(ends) && host.chars().all(name)
+    };
+    let known = address.map_or_else(|| is_name(host), is_address);
     known && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
@@ -100,8 +127,10 @@ fn is_prefix(text: &str) -> bool {
     let mut parts = text.split('/');
     let first = parts.next().unwrap_or_default();
     let plain = |part: &str| {
-        let inner = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
-        !part.is_empty() && part.chars().all(inner)
+        let outer = |c: char| matches!(c, 'a'..='z' | '0'..='9');
+        let inner = |c: char| outer(c) || matches!(c, '.' | '_' | '-');
+        let ends = part.starts_with(outer) && part.ends_with(outer);
+        ends && part.chars().all(inner) && !part.contains("..")
     };
     text.is_empty() || ((is_host(first) || plain(first)) && parts.all(plain))
 }
@@ -158,6 +187,13 @@ mod tests {
             "ghcr.io//acme",
             "ghcr.io/a b",
             "ghcr.io/acme@sha256:ab",
+            "ghcr.io/..",
+            "ghcr.io/../acme",
+            "../acme",
+            "..",
+            "ghcr.io/-acme",
+            "ghcr.io/acme.",
+            "-ghcr.io/acme",
         ] {
             let found = with(|config| config.image_registry = Some(bad.to_owned()));
             names(&found, "backend.docker.image_registry");
@@ -199,6 +235,38 @@ mod tests {
             config.registries.insert("ghcr.io".to_owned(), account(" "));
         });
         names(&found, "backend.docker.registries: entry 1 needs");
+    }
+
+    #[test]
+    fn a_prefix_of_repositories_names_an_organisation_on_a_git_host() {
+        let with_prefix =
+            |prefix: &str| with(|config| config.local_build.repo_prefix = prefix.to_owned());
+        for good in [
+            "https://git.test/acme/template-",
+            "http://127.0.0.1:3000/git/acme/",
+            "https://bot:hunter2@git.test/acme/x-",
+        ] {
+            assert_eq!(with_prefix(good), [""; 0], "{good}");
+        }
+        for bad in [
+            "",
+            "hunter2@git.test/acme/x-",
+            "https://",
+            "https://git.test/x-",
+            "https://hunter2@git.test/acme//x-",
+            "https://git.test/acme/../x-",
+            "ssh://hunter2@git.test/acme/x-",
+            "https://git.test/acme/x-?token=hunter2",
+            "https://git.test/acme/x-#y",
+        ] {
+            names(&with_prefix(bad), "backend.docker.local_build.repo_prefix");
+        }
+        let token = |token: &str| with(|config| config.local_build.token = Some(token.into()));
+        assert_eq!(token(" hunter2\n"), [""; 0]);
+        names(
+            &token("hunter2\r\nX-Other: 1"),
+            "backend.docker.local_build.token",
+        );
     }
 
     #[test]

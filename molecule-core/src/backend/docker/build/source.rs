@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::error::BuildError;
 use super::mask::Mask;
-use crate::config::backend::LocalBuildConfig;
+use crate::config::backend::{LocalBuildConfig, url_decoded};
 
 /// The branch that is built.
 pub(super) const BRANCH: &str = "main";
@@ -68,18 +68,13 @@ impl Origin {
             .as_ref()
             .map(|token| Secret::new(token.expose().trim()));
         let token = token.filter(|token| !token.is_empty());
+        if let Some(problem) = config.prefix_problem() {
+            return Err(refused(&format!(
+                "backend.docker.local_build.repo_prefix {problem}"
+            )));
+        }
         let mut prefix = Url::parse(config.repo_prefix.trim())
             .map_err(|_| refused("backend.docker.local_build.repo_prefix is not a URL"))?;
-        if !matches!(prefix.scheme(), "http" | "https") || prefix.host().is_none() {
-            return Err(refused(
-                "backend.docker.local_build.repo_prefix must begin with https:// or http://",
-            ));
-        }
-        if prefix.query().is_some() || prefix.fragment().is_some() {
-            return Err(refused(
-                "backend.docker.local_build.repo_prefix must end with its path",
-            ));
-        }
         let userinfo = userinfo(&prefix);
         let has_userinfo = userinfo.is_some();
         let _ = (prefix.set_username(""), prefix.set_password(None));
@@ -89,8 +84,8 @@ impl Origin {
         }
         if let Some((name, password)) = &userinfo {
             secrets.push(Secret::new(format!("{name}:{password}")));
-            secrets.push(Secret::new(password.clone()));
         }
+        secrets.extend(config.prefix_secrets());
         let credentials = match (&token, &userinfo) {
             (Some(token), _) => Some(Credentials {
                 api: Secret::new(format!("token {}", token.expose())),
@@ -193,18 +188,9 @@ fn userinfo(url: &Url) -> Option<(String, String)> {
         return None;
     }
     Some((
-        decoded(url.username()),
-        decoded(url.password().unwrap_or_default()),
+        url_decoded(url.username()),
+        url_decoded(url.password().unwrap_or_default()),
     ))
-}
-
-fn decoded(text: &str) -> String {
-    // Unlike in a form, a plus is a plus here.
-    let pair = format!("v={}", text.replace('+', "%2B"));
-    url::form_urlencoded::parse(pair.as_bytes())
-        .map(|(_, value)| value.into_owned())
-        .next()
-        .unwrap_or_default()
 }
 
 fn basic(name: &str, password: &str) -> Secret {
@@ -325,6 +311,24 @@ mod tests {
         assert_eq!(found.credentials.as_ref().unwrap().git.expose(), expected);
         assert!(!format!("{found:?}").contains("w0rd"), "{found:?}");
         assert_eq!(origin.mask().hide("say p@ss+w0rd"), "say ***");
+    }
+
+    #[test]
+    fn a_token_in_place_of_the_name_is_used_and_never_shown() {
+        for prefix in [
+            "https://t0k%65n-value@git.test/acme/x-",
+            "https://t0k%65n-value:@git.test/acme/x-",
+            "https://t0k%65n-value:x-oauth-basic@git.test/acme/x-",
+        ] {
+            let origin = Origin::of(&config(prefix, None)).unwrap();
+            let found = origin.repository("codex").unwrap();
+            assert_eq!(found.shown, "https://***@git.test/acme/x-codex");
+            let git = &found.credentials.as_ref().unwrap().git;
+            assert_eq!(origin.mask().hide(git.expose()), "Basic ***", "{prefix}");
+            for said in ["no such user: t0ken-value", "no such user: t0k%65n-value"] {
+                assert_eq!(origin.mask().hide(said), "no such user: ***", "{prefix}");
+            }
+        }
     }
 
     #[test]
