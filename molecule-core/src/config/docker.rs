@@ -27,7 +27,7 @@ pub struct DockerConfig {
     /// `ghcr.io/acme`. Without one, images of runtimes that [`images`](Self::images)
     /// does not name are built on this machine: see [`local_build`](Self::local_build).
     pub image_registry: Option<String>,
-    /// Image per runtime; wins over registry and local build.
+    /// Image per runtime; wins over registry and local build. Only a pin wins over it.
     pub images: BTreeMap<String, String>,
     /// `os/architecture` of the images, for example `linux/amd64`. Empty means what
     /// the daemon prefers; none means `linux/amd64` on an ARM Mac and what the daemon

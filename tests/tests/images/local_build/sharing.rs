@@ -99,3 +99,29 @@ async fn docker_a_start_right_after_an_abandoned_one_builds_anew() {
     world.start("codex").await.unwrap();
     assert_eq!(world.host.fetches(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn docker_servers_that_build_the_same_commit_of_two_places_keep_out_of_each_others_way() {
+    let Some(world) = BuildWorld::new().await else {
+        return;
+    };
+    let usual = world.commit("deepagents", "");
+    let elsewhere = world.neighbour(|config| {
+        let prefix = &mut config.local_build.repo_prefix;
+        *prefix = prefix.replace("127.0.0.1", "localhost");
+    });
+    let image_of = async |instance: &str| {
+        let container = world.fixture.inspect(instance).await;
+        container.config.unwrap().image.unwrap()
+    };
+    for _ in 0..2 {
+        let ours = world.start("deepagents").await.unwrap();
+        assert_eq!(image_of(&ours.instance_id).await, usual);
+        let spec = world.spec("deepagents");
+        let theirs = elsewhere.start(&spec, &CancellationToken::new()).await;
+        let theirs = image_of(&theirs.unwrap().instance_id).await;
+        assert!(theirs.starts_with(&format!("{usual}-")), "{theirs}");
+    }
+    // Each was built once.
+    assert_eq!(world.host.fetches(), 2);
+}

@@ -324,7 +324,7 @@ mod tests {
             let found = origin.repository("codex").unwrap();
             assert_eq!(found.shown, "https://***@git.test/acme/x-codex");
             let git = &found.credentials.as_ref().unwrap().git;
-            assert_eq!(origin.mask().hide(git.expose()), "***", "{prefix}");
+            assert_eq!(origin.mask().hide(git.expose()), "Basic ***", "{prefix}");
             for said in ["no such user: t0ken-value", "no such user: t0k%65n-value"] {
                 assert_eq!(origin.mask().hide(said), "no such user: ***", "{prefix}");
             }
