@@ -127,8 +127,8 @@ on_both_engines! {
 
     async fn the_old_agent_gets_its_messages_until_there_is_an_image(engine: Engine) {
         let app = with_images(engine).start().await;
-        app.backend.set_url(&answering().await);
         let agent = Agent::online(&app, of_runtime("codex")).await;
+        set(&app, &agent.id, &format!("url = '{}'", answering().await)).await;
         assert_eq!(send(&app, &agent.id).await.status, 200);
         app.backend.images.set_registry(Registry::Silent);
         restart(&app, &agent.id).await;
