@@ -43,6 +43,7 @@ pub(super) struct Pending {
 struct Waiting {
     at: Instant,
     started: bool,
+    ended: bool,
 }
 
 impl Pending {
@@ -57,6 +58,7 @@ impl Pending {
         };
         if let Some(waiting) = self.waiting.get_mut(&id) {
             waiting.started |= started;
+            waiting.ended |= !started;
             return;
         }
         if self.waiting.len() >= MOST {
@@ -67,7 +69,9 @@ impl Pending {
         }
         let again = |looked: &Instant| *looked + LOOKS_APART;
         let at = self.looked.get(&id).map_or(now, again).max(now);
-        self.waiting.insert(id, Waiting { at, started });
+        let ended = !started;
+        let waiting = Waiting { at, started, ended };
+        self.waiting.insert(id, waiting);
     }
 
     /// Takes the workspace that waits longest, if its time has come.
@@ -79,17 +83,24 @@ impl Pending {
         if at > now {
             return Due::At(at);
         }
-        let started = self
+        let (started, ended) = self
             .waiting
             .remove(&id)
-            .is_some_and(|waiting| waiting.started);
+            .map_or((false, false), |waiting| (waiting.started, waiting.ended));
+        // A start alone does not hold up the end that may come right after it.
+        if ended {
+            self.remember(id, now);
+        }
+        Due::Now(Hint { id, started })
+    }
+
+    fn remember(&mut self, id: Uuid, now: Instant) {
         if self.looked.len() >= MOST {
             self.looked.retain(|_, at| *at + LOOKS_APART > now);
         }
         if self.looked.len() < MOST {
             self.looked.insert(id, now);
         }
-        Due::Now(Hint { id, started })
     }
 
     pub(super) fn is_all_due(&self) -> bool {
@@ -139,6 +150,15 @@ mod tests {
         let rested = later + LOOKS_APART;
         pending.put(&Change::Ended(id(1)), rested);
         assert_eq!(pending.next(rested), now_of(id(1), false));
+    }
+
+    #[test]
+    fn an_end_right_after_a_start_is_looked_into_at_once() {
+        let (mut pending, now) = (Pending::default(), Instant::now());
+        pending.put(&Change::Started(id(1)), now);
+        assert_eq!(pending.next(now), now_of(id(1), true));
+        pending.put(&Change::Ended(id(1)), now);
+        assert_eq!(pending.next(now), now_of(id(1), false));
     }
 
     #[test]
