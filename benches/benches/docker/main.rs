@@ -59,6 +59,7 @@ fn spec() -> StartSpec {
         platform_url: "http://platform.test:8080".to_owned(),
         env: vec![("API_KEY".to_owned(), "bench".into())],
         template_dir: None,
+        template_root: None,
         files: vec![ConfigFile {
             path: "config.yaml".to_owned(),
             content: CONFIG.as_bytes().to_vec(),
