@@ -170,7 +170,7 @@ async fn a_container_boots_with_a_github_token_and_gets_newer_ones_while_it_runs
         return;
     }
     // given a GitHub whose tokens live for seconds, and a server with both hooks
-    assert_eq!(echo_image().await, "molecule/echo-agent:dev");
+    assert_eq!(echo_image().await, "molecule/echo-agent:local");
     let keys = generate_key_pair().unwrap();
     let mut options = Options::default();
     options.behaviour = Behaviour::ok(TOKEN_TTL);

@@ -12,7 +12,7 @@ use crate::process::{Deployment, ServerProcess};
 /// Set to 1 to leave out the tests that need a Docker daemon, knowingly.
 const SKIP_VARIABLE: &str = "MOLECULE_TEST_SKIP_DOCKER";
 /// What the agents of these tests run.
-pub(crate) const IMAGE: &str = "molecule/echo-agent:dev";
+pub(crate) const IMAGE: &str = "molecule/echo-agent:local";
 
 pub(crate) fn docker_is_wanted() -> bool {
     let skipped = std::env::var(SKIP_VARIABLE).is_ok_and(|value| value == "1");
