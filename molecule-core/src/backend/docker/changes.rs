@@ -30,7 +30,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Without a connection somebody has to look for himself this often.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// The daemon repeats what it remembers as soon as it is connected to.
-const REPLAY: Duration = Duration::from_secs(2);
+const REPLAY: Duration = Duration::from_secs(5);
 /// A connection can die without a word: one that was silent for so long is made anew.
 const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 /// The first connection also asks for what happened just before.
@@ -77,6 +77,8 @@ impl Mark {
 struct Open {
     events: BoxStream<'static, Result<EventMessage, bollard::errors::Error>>,
     opened: Instant,
+    /// It told something.
+    is_good: bool,
     /// What we go on from, until the daemon has shown whether it still knows it.
     resumes: Option<Mark>,
 }
@@ -172,13 +174,17 @@ impl Watch {
                 .events(Some(options(&self.inner.instance, since)))
                 .boxed(),
             opened: Instant::now(),
+            is_good: false,
             resumes,
         })
     }
 
     fn take(&mut self, event: &EventMessage) {
         let nanos = event.time_nano.filter(|nanos| *nanos > 0);
-        let resumes = self.open.as_mut().and_then(|open| open.resumes.take());
+        let resumes = self.open.as_mut().and_then(|open| {
+            open.is_good = true;
+            open.resumes.take()
+        });
         if resumes.is_some_and(|mark| nanos.is_none_or(|nanos| nanos > mark.0)) {
             self.missed();
         }
@@ -193,16 +199,18 @@ impl Watch {
         let open = self.open.take();
         // One that lived for longer than an answer may take was a real one.
         let steady = self.inner.daemon.timeout() + OVERLAP;
-        if open.is_some_and(|open| open.opened.elapsed() > steady) {
+        let lived = open.as_ref().map(|open| open.opened.elapsed());
+        if lived.is_some_and(|lived| lived > steady) {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
         metrics::counter!("molecule_backend_changes_lost_total").increment(1);
         let error = error.text(&Scrubber::plain());
         tracing::debug!(error, attempt = self.failures, "the daemon's events ended");
-        // The first end of a good connection is mended at once.
+        // The end of a good connection is mended soon, and nothing is lost meanwhile.
+        let was_good = open.is_some_and(|open| open.is_good);
         let told = |at: Instant| at.elapsed() < LONGEST_BACKOFF;
-        if self.failures > 1 && !self.missed_at.is_some_and(told) {
+        if self.failures > 1 && !was_good && !self.missed_at.is_some_and(told) {
             self.missed();
         }
     }
