@@ -51,8 +51,6 @@ use principal::OrgToken;
 use session::Sessions;
 use uses::Uses;
 
-/// How soon the listener for other servers' revocations comes back after it ended.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often the uses of tokens are written.
 const WRITE_USES_EVERY: Duration = Duration::from_secs(2);
 /// How often tickets that nobody used are deleted.
@@ -140,7 +138,7 @@ impl Auth {
     /// used, and sweeping tickets.
     pub(crate) fn start(&self, supervisor: &Supervisor) {
         let this = self.clone();
-        supervisor.every("token-revocations", LISTEN_AGAIN, move || {
+        supervisor.run("token-revocations", move || {
             let this = this.clone();
             async move { this.listen().await }
         });

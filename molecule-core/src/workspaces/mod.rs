@@ -73,8 +73,6 @@ const RECOVERY_EVERY: Duration = Duration::from_secs(5);
 const TIMEOUT_SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often requested restarts are looked for that nobody poked about.
 const RESTARTS_EVERY: Duration = Duration::from_secs(5);
-/// Wait before listening to the other servers again, should that ever end.
-const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -132,7 +130,7 @@ impl Workspaces {
         self.teach_redactor().await?;
         let supervisor = &self.services.supervisor;
         let services = Arc::clone(&self.services);
-        supervisor.every("workspace-changes", LISTEN_AGAIN, move || {
+        supervisor.run("workspace-changes", move || {
             let services = Arc::clone(&services);
             async move {
                 changes::listen(&services.relay, &services.directory, &services.hierarchy).await;
