@@ -282,7 +282,7 @@ statement!(
     DECLINE,
     "UPDATE workspaces SET status = CASE WHEN status = 'provisioning' THEN fallback_status ELSE status END,
             url = CASE WHEN $3 = '' THEN COALESCE(fallback_url, '') ELSE $3 END, last_sample_error = $4,
-            restart_requested_at = CASE WHEN restart_requested_at IS NOT NULL OR $7 THEN $5 ELSE NULL END,
+            restart_requested_at = CASE WHEN restart_requested_at IS NOT NULL OR $7 THEN COALESCE($5, updated_at) ELSE NULL END,
             fallback_status = NULL, fallback_url = NULL, provision_lease_until = NULL, updated_at = $6
      WHERE id = $1 AND provision_epoch = $2 AND provision_lease_until IS NOT NULL AND fallback_status IS NOT NULL
        AND status IN ('provisioning', 'online', 'degraded')
