@@ -101,7 +101,7 @@ async fn a_fleet_outlives_the_end_of_its_daemon() {
     };
     // Given fifty workspaces online
     let database = TestDatabase::create(Engine::Sqlite).await;
-    docker.run(&["network", "create", "fleet"]);
+    docker.make_network("fleet");
     let gateway = "{{range .IPAM.Config}}{{.Gateway}}{{end}}";
     let gateway = docker.run(&["network", "inspect", "--format", gateway, "fleet"]);
     let mut deployment = Deployment::new();

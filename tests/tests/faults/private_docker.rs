@@ -36,9 +36,7 @@ impl PrivateDocker {
             folder: tempfile::tempdir().expect("a folder for the daemon"),
             bridge: Bridge::new(addresses)?,
         };
-        let before = default_bridge();
         docker.start();
-        assert_eq!(default_bridge(), before, "the bridge of another daemon");
         let image = docker.folder.path().join("image.tar");
         let image = image.to_str().expect("a UTF-8 path").to_owned();
         docker_at(&[], &["save", "--output", &image, IMAGE]);
@@ -60,8 +58,15 @@ impl PrivateDocker {
         docker_at(&["--host", &self.host()], args)
     }
 
-    /// Starts the daemon and waits until it answers.
+    /// Makes a network whose addresses nobody else on this machine uses.
+    pub(crate) fn make_network(&self, name: &str) {
+        let subnet = format!("{}.0.0/24", self.bridge.addresses);
+        self.run(&["network", "create", "--subnet", &subnet, name]);
+    }
+
+    /// Starts the daemon and waits until it answers. Leaves the default bridge alone.
     pub(crate) fn start(&mut self) {
+        let bridge = default_bridge();
         let log = File::options()
             .append(true)
             .create(true)
@@ -76,10 +81,9 @@ impl PrivateDocker {
             .arg(self.path("exec"))
             .arg("--pidfile")
             .arg(self.path("pid"))
-            .arg("--default-address-pool")
-            .arg(format!("base={}.0.0/16,size=24", self.bridge.addresses))
-            // Without a bridge of its own it deletes the default one of this machine,
-            // which is another daemon's.
+            // Without a bridge of its own, or when it starts again with address pools of
+            // its own, it deletes the default bridge of this machine, which is another
+            // daemon's.
             .arg(format!("--bridge={}", self.bridge.name))
             .args(["--iptables=false", "--ip6tables=false"])
             .args(["--ip-forward=false", "--ip-masq=false"])
@@ -92,6 +96,9 @@ impl PrivateDocker {
         while !self.answers() {
             assert!(Instant::now() < deadline, "no daemon:\n{}", self.log());
             std::thread::sleep(POLL);
+        }
+        if bridge.is_some() {
+            assert_eq!(default_bridge(), bridge, "the bridge of another daemon");
         }
     }
 
@@ -184,7 +191,7 @@ impl Bridge {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let name = format!("molt-{}", &unique[..8]);
         let bridge = Self { name, addresses };
-        // The last network of its range: the daemon hands them out from the first on.
+        // Beside what is for other networks.
         let address = format!("{}.255.1/24", bridge.addresses);
         for args in [
             &["link", "add", &bridge.name, "type", "bridge"][..],
