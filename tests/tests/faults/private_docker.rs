@@ -61,7 +61,10 @@ impl PrivateDocker {
     /// Makes a network whose addresses nobody else on this machine uses.
     pub(crate) fn make_network(&self, name: &str) {
         let subnet = format!("{}.0.0/24", self.bridge.addresses);
-        self.run(&["network", "create", "--subnet", &subnet, name]);
+        // Only a gateway that was named is told afterwards.
+        let gateway = format!("{}.0.1", self.bridge.addresses);
+        let place = ["--subnet", &subnet, "--gateway", &gateway];
+        self.run(&[&["network", "create"], &place[..], &[name]].concat());
     }
 
     /// Starts the daemon and waits until it answers. Leaves the default bridge alone.
