@@ -113,7 +113,8 @@ on_both_engines! {
         assert_eq!(dependents(&app, GLOBAL, "SHARED").await, expected);
         assert_saved(&set(&app, GLOBAL, "SHARED", "everybody's").await, "SHARED");
         for (id, _, status, restarts) in &workspaces {
-            assert_eq!(noted(&app, engine, id).await, i64::from(*restarts), "{status}");
+            // A boot of before that gives up now puts the request it took back.
+            assert_eq!(noted(&app, engine, id).await > 0, *restarts, "{status}");
         }
         assert_eq!(noted(&app, engine, &own).await, 0);
         assert_eq!(noted(&app, engine, &removed).await, 0);
