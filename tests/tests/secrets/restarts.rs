@@ -113,8 +113,9 @@ on_both_engines! {
         assert_eq!(dependents(&app, GLOBAL, "SHARED").await, expected);
         assert_saved(&set(&app, GLOBAL, "SHARED", "everybody's").await, "SHARED");
         for (id, _, status, restarts) in &workspaces {
-            // A boot of before that gives up now puts the request it took back.
-            assert_eq!(noted(&app, engine, id).await > 0, *restarts, "{status}");
+            // One request each, and at most one that a boot of before puts back.
+            let (one, noted) = (i64::from(*restarts), noted(&app, engine, id).await);
+            assert!((one..=2 * one).contains(&noted), "{status}: {noted}");
         }
         assert_eq!(noted(&app, engine, &own).await, 0);
         assert_eq!(noted(&app, engine, &removed).await, 0);
