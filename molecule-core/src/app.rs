@@ -18,6 +18,7 @@ use crate::events::Events;
 use crate::hooks::Credentials;
 use crate::http::HasBodyLimit;
 use crate::images::Images;
+use crate::plugins::Plugins;
 use crate::presence::Presence;
 use crate::rollout::Rollout;
 use crate::secrets::Secrets;
@@ -58,6 +59,7 @@ pub(crate) struct Parts {
     pub(crate) events: Events,
     pub(crate) images: Images,
     pub(crate) leader: Leader,
+    pub(crate) plugins: Plugins,
     pub(crate) presence: Presence,
     pub(crate) rollout: Rollout,
     pub(crate) secrets: Secrets,
@@ -124,6 +126,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(crate::auth::routes::router())
         .merge(crate::canvas::routes::router())
         .merge(crate::images::routes::router())
+        .merge(crate::plugins::routes::router())
         .merge(crate::rollout::routes::router())
         .merge(crate::events::routes::router())
         .merge(crate::secrets::routes::router())

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Conflict,
     /// The request body is too large.
     TooLarge,
+    /// Well-formed, and what it asks for may not be.
+    Unprocessable,
     /// Too many requests.
     RateLimited,
     /// The datastore does not answer, or something else will work a little later.
@@ -44,6 +46,8 @@ pub(crate) enum Kind {
     NotImplemented,
     /// Something behind us failed.
     BadGateway,
+    /// Something behind us did not answer in time.
+    GatewayTimeout,
     /// Our fault, or an upstream's.
     Internal,
 }
@@ -104,6 +108,19 @@ impl Error {
     /// Something behind us failed; the cause goes to the log.
     pub(crate) fn bad_gateway(message: impl Into<String>, cause: impl Into<anyhow::Error>) -> Self {
         Self::new(Kind::BadGateway, message).because(cause)
+    }
+
+    /// Something behind us did not answer in time; the cause goes to the log.
+    pub(crate) fn gateway_timeout(
+        message: impl Into<String>,
+        cause: impl Into<anyhow::Error>,
+    ) -> Self {
+        Self::new(Kind::GatewayTimeout, message).because(cause)
+    }
+
+    /// Well-formed, and what it asks for may not be.
+    pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unprocessable, message)
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {

@@ -15,6 +15,7 @@ mod http;
 mod identity;
 mod images;
 mod outbound;
+mod plugins;
 mod presence;
 mod provlog;
 mod redact;
@@ -27,6 +28,7 @@ mod supervisor;
 mod sweeps;
 mod telemetry;
 mod terminal;
+pub mod tree;
 mod workspaces;
 
 pub use config::Config;

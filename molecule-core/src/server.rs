@@ -29,6 +29,7 @@ use crate::http::{
 };
 use crate::images::{self, Images};
 use crate::outbound::Guard;
+use crate::plugins::{self, Plugins};
 use crate::presence::Presence;
 use crate::redact::Redactor;
 use crate::rollout::{self, Rollout};
@@ -350,7 +351,7 @@ impl Wiring {
             db: db.clone(),
             auth: auth.clone(),
             secrets: secrets.clone(),
-            hooks: HookRunner::new(registry, &config.hooks, redactor.clone()),
+            hooks: HookRunner::new(registry.clone(), &config.hooks, redactor.clone()),
             backend: Arc::clone(&backend),
             events: events.clone(),
             directory,
@@ -397,6 +398,19 @@ impl Wiring {
             workspaces: workspaces.clone(),
         });
         rollout.start(cadence.images);
+        let plugins = Plugins::new(plugins::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            backend: Arc::clone(&backend),
+            events: events.clone(),
+            leader: leader.clone(),
+            redactor: redactor.clone(),
+            registry: registry.clone(),
+            supervisor: supervisor.clone(),
+            workspaces: workspaces.clone(),
+        });
         let terminals = Terminals::new(terminal::Services {
             backend: Arc::clone(&backend),
             db: db.clone(),
@@ -449,6 +463,7 @@ impl Wiring {
             events: events.clone(),
             images,
             leader,
+            plugins,
             presence,
             rollout,
             secrets,

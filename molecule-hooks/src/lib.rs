@@ -6,6 +6,7 @@ mod descriptor;
 mod env_map;
 mod env_mutator;
 mod error;
+mod plugin_source;
 mod registry;
 mod secret;
 #[cfg(feature = "testing")]
@@ -23,6 +24,10 @@ pub use env_map::{
 };
 pub use env_mutator::{EnvMutator, WorkspaceContext};
 pub use error::{HookError, HookErrorKind};
+pub use plugin_source::{
+    BuildSourceResult, FetchRequest, FetchedPlugin, MAX_PLUGIN_NAME_BYTES, PluginName, PluginRef,
+    PluginSource, PluginSourceError, TreeLimits,
+};
 pub use registry::{ChainError, RegisteredHook, Registry, RegistryError};
 pub use secret::{REDACTED, Secret, redact_token_shapes};
 pub use token_cache::{EMPTY_TOKEN, TokenCache};

@@ -13,7 +13,7 @@ use molecule_benches::options::Length;
 use molecule_benches::server_runtime;
 use molecule_benches::stats::median;
 use molecule_core::backend::{
-    ConfigFile, DockerBackend, Progress, StartSpec, WorkspaceAccess, WorkspaceBackend,
+    ConfigFile, DockerBackend, Plugins, Progress, StartSpec, WorkspaceAccess, WorkspaceBackend,
 };
 use molecule_core::config::backend::DockerConfig;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,7 @@ fn spec() -> StartSpec {
         reset_session: false,
         image_pin: None,
         image: None,
+        plugins: Plugins::none(),
         progress: Progress::none(),
     }
 }

@@ -10,6 +10,7 @@ pub mod docker;
 mod environment;
 mod fact;
 mod images;
+mod plugins;
 pub mod process;
 mod progress;
 mod scrub;
@@ -31,6 +32,11 @@ pub use console::{Console, MAX_CONSOLE_BYTES};
 pub use docker::DockerBackend;
 pub use fact::{Fact, FactLevel};
 pub use images::{ImageDigest, ImageRequest, ImageUser, Images, KNOWN_RUNTIMES, ObtainedImage};
+pub use plugins::{
+    DeliveryError, InstalledFile, InstalledPlugin, MARKER_FILE, PLUGINS_FOLDER, PREVIOUS_FOLDER,
+    PluginDelivery, PluginRemoval, PluginSupplies, PluginSupply, PluginTarget, Plugins,
+    STAGING_FOLDER, SupplyResult, WantedPlugin,
+};
 pub use process::ProcessBackend;
 pub use progress::{Phase, Progress, Step};
 pub use terminal::{
@@ -163,6 +169,11 @@ pub trait WorkspaceBackend: Send + Sync + 'static {
         None
     }
 
+    /// Plugins in running workspaces, if this backend can deliver them.
+    fn plugins(&self) -> Option<&dyn PluginTarget> {
+        None
+    }
+
     /// What happens to compute from now on, if this backend tells. Without it, who
     /// wants to know has to look often.
     fn changes(&self) -> Option<Changes> {
@@ -241,6 +252,9 @@ pub struct StartSpec {
     /// The image that was obtained for this start, which is used as long as it is
     /// there; `None` lets the backend obtain one. Ignored by backends without images.
     pub image: Option<ObtainedImage>,
+    /// The plugins it should have when its agent starts: what is missing is delivered
+    /// before. One that cannot be had does not fail the start.
+    pub plugins: Plugins,
     /// Where to tell how the start gets on.
     pub progress: Progress,
 }

@@ -25,6 +25,8 @@ pub(super) enum Kind {
     Number,
     Bool,
     List,
+    /// Seconds, written as `1h2m3s`.
+    Duration,
 }
 
 const fn var(
@@ -292,6 +294,72 @@ pub const ENV_VARS: &[EnvVar] = &[
         "automatic restarts at most",
     ),
     var(
+        "PLUGIN_REGISTRY_DIR",
+        "plugins.registry_dir",
+        Kind::Text,
+        "folder of the plugins that local:// names",
+    ),
+    var(
+        "PLUGIN_INSTALL_BODY_MAX_BYTES",
+        "plugins.install_body_max_bytes",
+        Kind::Number,
+        "largest body of an install request",
+    ),
+    var(
+        "PLUGIN_INSTALL_FETCH_TIMEOUT",
+        "plugins.install_timeout_secs",
+        Kind::Duration,
+        "how long an install may take, such as 5m",
+    ),
+    var(
+        "PLUGIN_INSTALL_MAX_DIR_BYTES",
+        "plugins.max_dir_bytes",
+        Kind::Number,
+        "largest tree of a plugin",
+    ),
+    var(
+        "PLUGIN_ALLOW_UNPINNED",
+        "plugins.allow_unpinned",
+        Kind::Bool,
+        "let github:// sources without a revision pass",
+    ),
+    var(
+        "PLUGIN_REQUIRE_IMMUTABLE_REF",
+        "plugins.require_immutable_ref",
+        Kind::Bool,
+        "refuse branches and tags",
+    ),
+    var(
+        "PLUGIN_GITHUB_URL",
+        "plugins.github_url",
+        Kind::Text,
+        "where the repositories of github:// are",
+    ),
+    var(
+        "PLUGIN_TRUSTED_KEYS",
+        "plugins.trusted_keys",
+        Kind::List,
+        "public keys whose signatures count",
+    ),
+    var(
+        "PLUGIN_REQUIRE_SIGNATURE",
+        "plugins.require_signature",
+        Kind::Lower,
+        "off, warn or enforce",
+    ),
+    var(
+        "PLUGIN_ALLOWLIST_FAIL_CLOSED",
+        "plugins.allowlist_fail_closed",
+        Kind::Bool,
+        "refuse while the allowlists cannot be read",
+    ),
+    var(
+        "PLUGIN_DRIFT_INTERVAL",
+        "plugins.drift_interval_secs",
+        Kind::Duration,
+        "between two looks for newer revisions, such as 1h",
+    ),
+    var(
         "ACTIVITY_RETENTION_DAYS",
         "retention.activity_days",
         Kind::Number,
@@ -350,6 +418,12 @@ impl EnvVar {
                     self.name, self.field
                 )),
             },
+            Kind::Duration => seconds(trimmed).map(Value::from).ok_or_else(|| {
+                format!(
+                    "{}: must be a time such as 1h30m or 45s (it sets {})",
+                    self.name, self.field
+                )
+            }),
             Kind::List => Ok(trimmed
                 .split(',')
                 .map(str::trim)
@@ -358,6 +432,28 @@ impl EnvVar {
                 .collect()),
         }
     }
+}
+
+/// Whole seconds of a time such as `1h2m3s`; a bare number is seconds.
+fn seconds(text: &str) -> Option<u64> {
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let (mut rest, mut sum) = (text, 0_u64);
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest[..digits].parse().ok()?;
+        let unit = rest[digits..].chars().next()?;
+        let factor = match unit {
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        sum = sum.checked_add(number.checked_mul(factor)?)?;
+        rest = &rest[digits + 1..];
+    }
+    (!text.is_empty()).then_some(sum)
 }
 
 /// Puts `value` at a dotted path, making mappings on the way. A scalar in the
@@ -377,6 +473,31 @@ pub(super) fn put(root: &mut Map<String, Value>, field: &str, value: Value) {
             if let Value::Object(child) = child {
                 put(child, rest, value);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_are_hours_minutes_and_seconds() {
+        for (text, wanted) in [
+            ("90", Some(90)),
+            ("5m", Some(300)),
+            ("1h2m3s", Some(3723)),
+            ("0s", Some(0)),
+            ("", None),
+            ("5", Some(5)),
+            ("m", None),
+            ("5d", None),
+            ("-5s", None),
+            ("5m x", None),
+            ("99999999999999999999h", None),
+            ("é", None),
+        ] {
+            assert_eq!(seconds(text), wanted, "{text}");
         }
     }
 }

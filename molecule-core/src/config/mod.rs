@@ -6,6 +6,7 @@ mod docker;
 mod environment;
 mod example;
 mod load;
+mod plugins;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use backend::{
 pub use environment::{ENV_VARS, EnvVar};
 pub use example::example;
 pub use load::{ConfigError, Sources};
+pub use plugins::{PluginsConfig, SignaturePolicy};
 pub use sections::{
     AuthConfig, ControlPlaneConfig, DatabaseConfig, Environment, HooksSection, LogConfig,
     LogFormat, RetentionConfig, SecretsConfig, ServerConfig, WorkspacesConfig,
@@ -53,6 +55,8 @@ pub struct Config {
     pub control_plane: ControlPlaneConfig,
     /// Creation and provisioning of workspaces.
     pub workspaces: WorkspacesConfig,
+    /// Plugins of workspaces.
+    pub plugins: PluginsConfig,
     /// How long history is kept.
     pub retention: RetentionConfig,
     /// The hooks of this server.

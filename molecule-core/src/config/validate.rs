@@ -1,6 +1,7 @@
 //! Rules beyond types.
 
 mod docker;
+mod plugins;
 
 use super::{BackendChoice, Config, Environment};
 use crate::cidr::Cidr;
@@ -18,6 +19,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     database(config, &mut found);
     backend(config, &mut found);
     workspaces(config, &mut found);
+    plugins::problems(&config.plugins, &mut found);
     retention(config, &mut found);
     if tracing_subscriber::EnvFilter::try_new(&config.log.filter).is_err() {
         found.push(

@@ -60,6 +60,8 @@ pub struct Cadence {
     pub images: Duration,
     /// For compute and storage that belong to no living workspace.
     pub orphans: Duration,
+    /// For newer revisions of tracked plugins; none means as configured.
+    pub plugin_drift: Option<Duration>,
 }
 
 impl Default for Cadence {
@@ -72,6 +74,7 @@ impl Default for Cadence {
             tokens: Duration::from_secs(60),
             images: Duration::from_secs(300),
             orphans: Duration::from_secs(60),
+            plugin_drift: None,
         }
     }
 }

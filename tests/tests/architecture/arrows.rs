@@ -10,7 +10,7 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 24] = [
+const ALLOWED: [(&str, &[&str]); 26] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
@@ -23,8 +23,9 @@ const ALLOWED: [(&str, &[&str]); 24] = [
     ("store", &["config", "error", "supervisor"]),
     ("supervisor", &[]),
     ("telemetry", &["config", "redact", "supervisor"]),
+    ("tree", &[]),
     // The shell and what rooms are built on.
-    ("backend", &["config"]),
+    ("backend", &["config", "tree"]),
     ("events", &["redact", "store", "supervisor"]),
     (
         "http",
@@ -61,6 +62,21 @@ const ALLOWED: [(&str, &[&str]); 24] = [
         ],
     ),
     ("hooks", &["config", "error", "redact"]),
+    (
+        "plugins",
+        &[
+            "auth",
+            "backend",
+            "config",
+            "error",
+            "events",
+            "redact",
+            "store",
+            "supervisor",
+            "tree",
+            "workspaces",
+        ],
+    ),
     (
         "presence",
         &[

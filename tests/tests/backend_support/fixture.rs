@@ -66,6 +66,7 @@ pub(crate) fn spec() -> StartSpec {
         reset_session: false,
         image_pin: None,
         image: None,
+        plugins: molecule_core::backend::Plugins::none(),
         progress: molecule_core::backend::Progress::none(),
     }
 }

@@ -235,6 +235,7 @@ mod tests {
             reset_session: false,
             image_pin: None,
             image: None,
+            plugins: crate::backend::Plugins::none(),
             progress: crate::backend::Progress::none(),
         }
     }

@@ -21,7 +21,7 @@ use super::{Provisioner, is_bootable};
 use crate::auth::mint;
 use crate::backend::{
     BackendError, BackendKind, ConfigFile, ExistingConfig, ImageRequest, Instance, InstanceRef,
-    ObtainedImage, Progress, StartSpec, UndoStack,
+    ObtainedImage, Plugins, Progress, StartSpec, UndoStack,
 };
 use crate::error::Error;
 use crate::secrets::aad;
@@ -334,6 +334,7 @@ impl Provisioner {
             reset_session: false,
             image_pin: None,
             image: None,
+            plugins: Plugins::none(),
             progress: Progress::none(),
         }
     }

@@ -27,6 +27,7 @@ fn spec(files: Vec<ConfigFile>, progress: Progress) -> Arc<StartSpec> {
         reset_session: false,
         image_pin: None,
         image: None,
+        plugins: crate::backend::Plugins::none(),
         progress,
     })
 }

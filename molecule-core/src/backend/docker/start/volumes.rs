@@ -254,6 +254,7 @@ mod tests {
             reset_session: reset,
             image_pin: None,
             image: None,
+            plugins: crate::backend::Plugins::none(),
             progress: Progress::none(),
         };
         Sessions::of(&spec, Isolation::of(tier, false))
