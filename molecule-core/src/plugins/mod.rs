@@ -2,6 +2,8 @@
 //! into a workspace, and what is known about them.
 
 pub(crate) mod routes;
+mod store;
+mod track;
 
 use std::sync::Arc;
 

@@ -1,0 +1,4 @@
+//! SQL of this room.
+
+pub(super) mod drift;
+pub(super) mod queue;
