@@ -2,6 +2,7 @@
 //! into a workspace, and what is known about them.
 
 pub(crate) mod routes;
+mod source;
 mod store;
 mod track;
 

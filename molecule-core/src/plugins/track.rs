@@ -6,8 +6,6 @@ use molecule_hooks::PluginRef;
 
 use crate::error::Error;
 
-/// Longest name of a tag or branch, in bytes.
-const MAX_REF_BYTES: usize = 255;
 /// Longest commit id or digest, in hexadecimal digits.
 const MAX_COMMIT_DIGITS: usize = 64;
 /// How much of a refused value is repeated to the client.
@@ -52,9 +50,15 @@ impl Track {
         let trimmed = text.trim();
         let parsed = match trimmed.split_once(':') {
             None if trimmed.is_empty() || trimmed == "none" => Some(Self::None),
-            Some(("tag", "latest")) => Some(Self::LatestTag),
-            Some(("tag", name)) if is_ref_name(name) => Some(Self::Tag(name.to_owned())),
-            Some(("ref", name)) if is_ref_name(name) => Some(Self::Ref(name.to_owned())),
+            Some(("tag", _)) => match PluginRef::of_fragment(trimmed) {
+                Some(PluginRef::LatestTag) => Some(Self::LatestTag),
+                Some(PluginRef::Tag(name)) => Some(Self::Tag(name)),
+                _ => None,
+            },
+            Some(("ref", name)) => match PluginRef::of_fragment(name) {
+                Some(PluginRef::Named(name)) => Some(Self::Ref(name)),
+                _ => None,
+            },
             Some(("sha", id)) if is_commit(id) => Some(Self::Commit(id.to_ascii_lowercase())),
             _ => None,
         };
@@ -83,13 +87,6 @@ impl fmt::Display for Track {
             Self::Ref(name) => write!(f, "ref:{name}"),
         }
     }
-}
-
-/// The grammar of a revision in a source: what can never be taken for an option.
-fn is_ref_name(name: &str) -> bool {
-    let first = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
-    let rest = |c: u8| first(c) || matches!(c, b'/' | b'-');
-    name.len() <= MAX_REF_BYTES && name.bytes().next().is_some_and(first) && name.bytes().all(rest)
 }
 
 fn is_commit(id: &str) -> bool {
