@@ -1,8 +1,13 @@
 //! Workspace plugins: where their bytes come from, whether they may be had, how they get
 //! into a workspace, and what is known about them.
 
+mod manifest;
+mod pins;
+mod registry;
 pub(crate) mod routes;
+mod signature;
 mod source;
+mod staging;
 mod store;
 mod track;
 
@@ -18,6 +23,8 @@ use crate::redact::Redactor;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
+pub(crate) use signature::TrustedKey;
+use source::Sources;
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -39,12 +46,26 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Plugins {
     services: Arc<Services>,
+    sources: Sources,
+    staging: Arc<staging::Staging>,
+    listing: Arc<registry::Listing>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
+        let staging = Arc::new(staging::Staging::new(&services.config));
+        let sweeping = Arc::clone(&staging);
+        services
+            .supervisor
+            .spawn("plugin-staging-sweep", async move {
+                // It says itself what it could not do.
+                let _ = tokio::task::spawn_blocking(move || sweeping.sweep()).await;
+            });
         Self {
+            sources: Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
+            staging,
+            listing: Arc::default(),
         }
     }
 }
