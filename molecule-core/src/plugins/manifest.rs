@@ -75,10 +75,10 @@ impl Manifest {
     }
 
     /// The plugin as answers show it, under its install name.
-    pub(super) fn record(&self, name: &PluginName) -> PluginRecord {
+    pub(super) fn record(&self, name: impl AsRef<str>) -> PluginRecord {
         let this = self.clone();
         PluginRecord {
-            name: name.as_str().to_owned(),
+            name: name.as_ref().to_owned(),
             version: this.version,
             description: this.description,
             author: this.author,
