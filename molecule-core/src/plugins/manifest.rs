@@ -149,7 +149,8 @@ mod tests {
             ..Manifest::default()
         };
         assert_eq!(manifest, expected);
-        assert_eq!(of("version: !x \"1\"").version, "");
+        // A tag changes nothing about what it is.
+        assert_eq!(of("version: !x \"1\"").version, "1");
     }
 
     #[test]
