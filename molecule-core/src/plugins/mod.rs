@@ -1,11 +1,26 @@
 //! Workspace plugins: where their bytes come from, whether they may be had, how they get
 //! into a workspace, and what is known about them.
 
+mod allowlist;
+mod deliver;
+mod install;
+mod installed;
+mod locks;
+mod manifest;
+mod receipts;
+mod registry;
+mod restart;
 pub(crate) mod routes;
+mod source;
+mod staging;
+mod store;
+mod track;
+mod uninstall;
 
 use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::backend::SharedBackend;
@@ -15,6 +30,7 @@ use crate::redact::Redactor;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
+use locks::Doors;
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -36,12 +52,27 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Plugins {
     services: Arc<Services>,
+    /// Keeps changes of one plugin of one workspace apart.
+    doors: Doors,
+    /// Room for trees that are fetched.
+    room: Arc<Semaphore>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
         Self {
             services: Arc::new(services),
+            doors: Doors::default(),
+            room: Arc::new(Semaphore::new(install::STAGED_AT_ONCE)),
         }
+    }
+
+    /// Takes over what an earlier run left.
+    pub(crate) async fn start(&self) -> sqlx::Result<()> {
+        if let Db::Sqlite(_) = self.services.db {
+            // Nobody else can be working on this file: no operation is alive.
+            store::locks::forget_all(&self.services.db).await?;
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,7 @@
+//! SQL of plugins.
+
+pub(super) mod allowlist;
+pub(super) mod locks;
+pub(super) mod receipts;
+pub(super) mod target;
+pub(super) mod tracking;
