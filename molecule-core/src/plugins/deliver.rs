@@ -1,6 +1,10 @@
 //! Bringing a checked tree into a workspace.
 
-use chrono::SecondsFormat;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use molecule_hooks::PluginName;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,10 +24,11 @@ use crate::backend::{DeliveryError, InstanceRef, Liveness, PluginDelivery, Plugi
 use crate::error::{Error, Kind, Result};
 use crate::events::EventType;
 use crate::store::timestamp;
+use crate::tree::{Tree, TreeDigest};
 use crate::workspaces::Turn;
 
 /// Looking whether a workspace runs may take this long.
-const LOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) const OPERATIONS: &str = "molecule_plugin_operations_total";
 pub(super) const STEPS: &str = "molecule_plugin_step_duration_seconds";
 
@@ -63,7 +68,8 @@ pub(super) struct Delivered {
 /// One delivery.
 struct Job {
     workspace: Uuid,
-    staged: Staged,
+    name: PluginName,
+    tree: Arc<Tree>,
     record: Record,
     options: DeliverOptions,
 }
@@ -109,7 +115,8 @@ impl Plugins {
         self.gate(workspace, &staged.name).await?;
         let job = Job {
             workspace,
-            staged: staged.clone(),
+            name: staged.name.clone(),
+            tree: Arc::clone(&staged.tree),
             record,
             options,
         };
@@ -130,7 +137,7 @@ impl Plugins {
     async fn deliver_now(&self, job: Job, deadline: Instant) -> Result<Delivered> {
         let place = Place {
             workspace: job.workspace,
-            plugin: job.staged.name.clone(),
+            plugin: job.name.clone(),
         };
         let began = Instant::now();
         let inside = self.enter(place, deadline).await?;
@@ -148,7 +155,7 @@ impl Plugins {
     /// Whether the instance that runs is one that got this very tree. Asks no daemon.
     async fn known_to_be_there(&self, job: &Job) -> Result<Option<Delivered>> {
         let db = &self.services.db;
-        let name = job.staged.name.as_str();
+        let name = job.name.as_str();
         let (Some(row), Some(tracked)) = (
             target::target(db, job.workspace).await?,
             tracking::find(db, job.workspace, name).await?,
@@ -173,7 +180,7 @@ impl Plugins {
         cancel: CancellationToken,
     ) -> Result<Delivered> {
         let db = &self.services.db;
-        let (workspace, name) = (job.workspace, &job.staged.name);
+        let (workspace, name) = (job.workspace, &job.name);
         let began = Instant::now();
         let ground = self.ground(inside, &cancel).await?;
         step("turn", began);
@@ -190,8 +197,13 @@ impl Plugins {
         tracking::doubt(db, workspace, name.as_str()).await?;
         let delivery = PluginDelivery {
             name: name.clone(),
-            tree: std::sync::Arc::clone(&job.staged.tree),
-            marker: job.marker(timestamp(&self.services.clock)),
+            tree: Arc::clone(&job.tree),
+            marker: marker_of(
+                name,
+                job.tree.digest(),
+                &job.record,
+                timestamp(&self.services.clock),
+            ),
         };
         let began = Instant::now();
         let delivering = (ground.target).deliver(&ground.instance, &delivery, &cancel);
@@ -206,7 +218,7 @@ impl Plugins {
         let restarting = wants_restart && self.restart(workspace, name.as_str(), None).await;
         tracing::info!(
             workspace.id = %workspace, plugin.name = %name, source = %job.record.source,
-            sha = job.record.revision, tree_sha256 = %job.staged.tree.digest(),
+            sha = job.record.revision, tree_sha256 = %job.tree.digest(),
             reason = reason.explain(), restarting, "plugin delivered"
         );
         let done = Delivered {
@@ -225,7 +237,7 @@ impl Plugins {
         tracked: Option<&Tracked>,
         ground: &Ground<'_>,
     ) -> Result<RestartReason> {
-        let (workspace, name) = (job.workspace, &job.staged.name);
+        let (workspace, name) = (job.workspace, &job.name);
         let files = match ground.target.files(&ground.instance, name).await {
             Ok(files) => files,
             Err(DeliveryError::NotRunning) => return Err(not_running()),
@@ -235,7 +247,7 @@ impl Plugins {
                 return Ok(RestartReason::Unreadable);
             }
         };
-        let tree = &job.staged.tree;
+        let tree = &job.tree;
         let delivered = tracked.filter(|tracked| tracked.delivered_to.is_some());
         if let Some(files) = &files
             && !job.options.force
@@ -259,7 +271,7 @@ impl Plugins {
         let Ok(list) = ground.target.list(&ground.instance).await else {
             return false;
         };
-        let found = list.iter().find(|plugin| plugin.name == job.staged.name);
+        let found = list.iter().find(|plugin| plugin.name == job.name);
         let marker = found.and_then(|plugin| Marker::parse(plugin.marker.as_deref()?));
         marker.is_some_and(|marker| marker.tree_sha256 == Some(job.tree_sha256()))
     }
@@ -280,7 +292,7 @@ impl Plugins {
         if !is_written {
             self.write_down(job, row, done).await;
         }
-        tracing::debug!(workspace.id = %job.workspace, plugin.name = %job.staged.name, "plugin is there already");
+        tracing::debug!(workspace.id = %job.workspace, plugin.name = %job.name, "plugin is there already");
         done
     }
 
@@ -289,7 +301,7 @@ impl Plugins {
     async fn write_down(&self, job: &Job, row: &Target, done: Delivered) {
         let began = Instant::now();
         let services = &self.services;
-        let (workspace, name) = (job.workspace, job.staged.name.as_str());
+        let (workspace, name) = (job.workspace, job.name.as_str());
         let now = timestamp(&services.clock);
         let (source, track) = (job.record.source.to_string(), job.record.track.to_string());
         let tree_sha256 = job.tree_sha256();
@@ -350,7 +362,7 @@ impl Plugins {
         cancel: &CancellationToken,
         inside: &Inside,
     ) -> Error {
-        let name = &job.staged.name;
+        let name = &job.name;
         let text = self.describe(error);
         tracing::error!(workspace.id = %workspace, plugin.name = %name, error = text, "plugin not delivered");
         let left = cancel.is_cancelled() && Instant::now() < inside.deadline();
@@ -443,7 +455,7 @@ impl Plugins {
         &self,
         workspace: Uuid,
         plugin: &str,
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
     ) -> bool {
         let workspaces = &self.services.workspaces;
         let requested = workspaces.request_plugin_restart(workspace, after.unwrap_or_default());
@@ -464,21 +476,31 @@ impl Plugins {
 
 impl Job {
     fn tree_sha256(&self) -> String {
-        self.staged.tree.digest().to_string()
+        self.tree.digest().to_string()
     }
+}
 
-    /// Readers of other makes test only that it is there.
-    fn marker(&self, now: chrono::DateTime<chrono::Utc>) -> Vec<u8> {
-        let marker = json!({
-            "version": 1,
-            "name": self.staged.name.as_str(),
-            "source": self.record.source.to_string(),
-            "sha": self.record.revision,
-            "tree_sha256": self.tree_sha256(),
-            "installed_at": now.to_rfc3339_opts(SecondsFormat::Micros, true),
-        });
-        marker.to_string().into_bytes()
-    }
+/// The marker of a tree that is delivered now. Readers of other makes test only that it
+/// is there.
+pub(super) fn marker(staged: &Staged, record: &Record, now: DateTime<Utc>) -> Vec<u8> {
+    marker_of(&staged.name, staged.tree.digest(), record, now)
+}
+
+fn marker_of(
+    name: &PluginName,
+    digest: TreeDigest,
+    record: &Record,
+    now: DateTime<Utc>,
+) -> Vec<u8> {
+    let marker = json!({
+        "version": 1,
+        "name": name.as_str(),
+        "source": record.source.to_string(),
+        "sha": record.revision,
+        "tree_sha256": digest.to_string(),
+        "installed_at": now.to_rfc3339_opts(SecondsFormat::Micros, true),
+    });
+    marker.to_string().into_bytes()
 }
 
 /// There is nothing to deliver to.

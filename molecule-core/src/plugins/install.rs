@@ -5,15 +5,15 @@ use uuid::Uuid;
 
 use super::Plugins;
 use super::deliver::{DeliverOptions, Delivered, OPERATIONS, Record, outcome_of, step};
+use super::pins::Pins;
 use super::source::SourceRef;
-use super::staging::{Pins, StageRequest, Staged};
+use super::staging::{StageRequest, Staged, fetch_timed_out};
 use super::store::target;
 use super::track::{Track, UpdateMode};
 use crate::error::{Error, Result};
 
-/// Trees that are fetched for installs at once: every one of them needs room on the
-/// disk of this server.
-pub(super) const STAGED_AT_ONCE: usize = 8;
+/// Installs at once: the tree of each of them needs room on the disk of this server.
+pub(super) const AT_ONCE: usize = 32;
 /// Who found no room tries again after this time.
 const RETRY_SECS: u64 = 10;
 
@@ -93,6 +93,12 @@ impl Plugins {
             update_mode,
             options,
         } = install;
+        // Until the tree is delivered.
+        let room = tokio::time::timeout_at(deadline, self.room.acquire()).await;
+        let Ok(Ok(_room)) = room else {
+            let error = Error::not_now("too many plugins are installed at once");
+            return Err(error.retry_after(RETRY_SECS));
+        };
         let staged = self.stage_by(deadline, &source, pins).await?;
         let record = Record {
             source: staged.source.clone(),
@@ -106,11 +112,6 @@ impl Plugins {
     }
 
     async fn stage_by(&self, deadline: Instant, source: &SourceRef, pins: Pins) -> Result<Staged> {
-        let room = tokio::time::timeout_at(deadline, self.room.acquire()).await;
-        let Ok(Ok(_room)) = room else {
-            let error = Error::not_now("too many plugins are installed at once");
-            return Err(error.retry_after(RETRY_SECS));
-        };
         let began = Instant::now();
         let request = StageRequest {
             source,
@@ -119,9 +120,6 @@ impl Plugins {
         };
         let staged = tokio::time::timeout_at(deadline, self.stage(request)).await;
         step("stage", began);
-        staged.unwrap_or_else(|elapsed| {
-            let text = format!("failed to fetch plugin from {}", source.scheme);
-            Err(Error::gateway_timeout(text, elapsed).with("source", source.to_string()))
-        })
+        staged.unwrap_or_else(|_| Err(fetch_timed_out(source)))
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use molecule_hooks::PluginName;
 use uuid::Uuid;
 
 use super::Plugins;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, PluginRecord};
 use super::receipts::{Agent, DeliveredTree, Evidence, Marker, Receipt, Wanted};
-use super::registry;
 use super::store::target::{self, Target};
 use super::store::tracking::{self, Tracked};
 use crate::backend::{DeliveryError, InstalledPlugin, InstanceRef};
@@ -19,10 +19,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A plugin of a workspace.
 pub(super) struct InstalledRow {
-    pub(super) name: String,
-    pub(super) manifest: Manifest,
-    /// None while the runtime is not known.
-    pub(super) supported: Option<bool>,
+    pub(super) record: PluginRecord,
     /// It lies in the workspace; false for one that only should.
     pub(super) installed: bool,
     /// Its marker says that it is whole.
@@ -33,8 +30,8 @@ pub(super) struct InstalledRow {
 
 /// Which plugins of a workspace work with a runtime.
 pub(super) struct Compatibility {
-    pub(super) compatible: Vec<(String, Manifest)>,
-    pub(super) incompatible: Vec<(String, Manifest)>,
+    pub(super) compatible: Vec<PluginRecord>,
+    pub(super) incompatible: Vec<PluginRecord>,
 }
 
 /// What looking into a workspace came to.
@@ -84,27 +81,17 @@ impl Plugins {
                 false => Evidence::None,
             };
             let missing = tracked.into_iter();
-            rows.extend(missing.map(|tracked| known.missing(tracked, evidence.clone())));
+            rows.extend(missing.filter_map(|tracked| known.missing(tracked, evidence.clone())));
         }
-        rows.sort_by(|one, other| one.name.cmp(&other.name));
+        rows.sort_by(|one, other| one.record.name.cmp(&other.record.name));
         rows
     }
 
     /// The plugins of this machine that work with the workspace's runtime; all of them
     /// while that is not known.
-    pub(super) async fn available(&self, workspace: Uuid) -> Vec<(String, Manifest, Option<bool>)> {
+    pub(super) async fn available_to(&self, workspace: Uuid) -> Vec<PluginRecord> {
         let row = self.target_of(workspace).await;
-        let runtime = row.as_ref().and_then(Target::runtime);
-        let listing = registry::listing(&self.services.config).await;
-        let supported = |manifest: &Manifest| runtime.map(|runtime| manifest.supports(runtime));
-        listing
-            .into_iter()
-            .map(|(name, manifest)| {
-                let supported = supported(&manifest);
-                (name, manifest, supported)
-            })
-            .filter(|(_, _, supported)| *supported != Some(false))
-            .collect()
+        self.available(row.as_ref().and_then(Target::runtime)).await
     }
 
     /// Which installed plugins work with a runtime.
@@ -128,17 +115,21 @@ impl Plugins {
                 return Err(Error::internal("failed to list installed plugins", cause));
             }
         };
-        let mut plugins: Vec<(String, Manifest)> = found
+        let mut plugins: Vec<(PluginName, Manifest)> = found
             .into_iter()
-            .map(|plugin| (plugin.name.to_string(), manifest_of(&plugin)))
+            .map(|plugin| (plugin.name.clone(), manifest_of(&plugin)))
             .collect();
         plugins.sort_by(|one, other| one.0.cmp(&other.0));
         let (compatible, incompatible) = plugins
             .into_iter()
-            .partition(|(_, manifest)| manifest.supports(runtime));
+            .partition::<Vec<_>, _>(|(_, manifest)| manifest.supports(runtime));
+        let records = |list: Vec<(PluginName, Manifest)>| {
+            let record = |(name, manifest): &(PluginName, Manifest)| manifest.record(name);
+            list.iter().map(record).collect()
+        };
         Ok(Compatibility {
-            compatible,
-            incompatible,
+            compatible: records(compatible),
+            incompatible: records(incompatible),
         })
     }
 
@@ -196,27 +187,26 @@ impl Known<'_> {
             at: marker.installed_at,
         });
         let runtime = self.row.and_then(Target::runtime);
+        let mut record = manifest.record(&plugin.name);
+        record.supported_on_runtime = runtime.map(|runtime| manifest.supports(runtime));
         InstalledRow {
-            supported: runtime.map(|runtime| manifest.supports(runtime)),
-            receipt: self.receipt(plugin.name.as_str(), tracked.as_ref(), evidence),
-            name: plugin.name.to_string(),
-            manifest,
+            receipt: self.receipt(&record.name, tracked.as_ref(), evidence),
+            record,
             installed: true,
             complete,
             tracked,
         }
     }
 
-    fn missing(&self, tracked: Tracked, evidence: Evidence) -> InstalledRow {
-        InstalledRow {
-            supported: None,
-            receipt: self.receipt(&tracked.plugin_name, Some(&tracked), evidence),
-            name: tracked.plugin_name.clone(),
-            manifest: Manifest::default(),
+    fn missing(&self, tracked: Tracked, evidence: Evidence) -> Option<InstalledRow> {
+        let name = PluginName::parse(&tracked.plugin_name)?;
+        Some(InstalledRow {
+            record: Manifest::default().record(&name),
+            receipt: self.receipt(name.as_str(), Some(&tracked), evidence),
             installed: false,
             complete: false,
             tracked: Some(tracked),
-        }
+        })
     }
 
     fn receipt(&self, plugin: &str, tracked: Option<&Tracked>, evidence: Evidence) -> Receipt {

@@ -7,10 +7,12 @@ mod install;
 mod installed;
 mod locks;
 mod manifest;
+mod pins;
 mod receipts;
 mod registry;
 mod restart;
 pub(crate) mod routes;
+mod signature;
 mod source;
 mod staging;
 mod store;
@@ -31,6 +33,8 @@ use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
 use locks::Doors;
+pub(crate) use signature::TrustedKey;
+use source::Sources;
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -54,16 +58,30 @@ pub(crate) struct Plugins {
     services: Arc<Services>,
     /// Keeps changes of one plugin of one workspace apart.
     doors: Doors,
-    /// Room for trees that are fetched.
+    /// Room for the trees of installs.
     room: Arc<Semaphore>,
+    sources: Sources,
+    staging: Arc<staging::Staging>,
+    listing: Arc<registry::Listing>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
+        let staging = Arc::new(staging::Staging::new(&services.config));
+        let sweeping = Arc::clone(&staging);
+        services
+            .supervisor
+            .spawn("plugin-staging-sweep", async move {
+                // It says itself what it could not do.
+                let _ = tokio::task::spawn_blocking(move || sweeping.sweep()).await;
+            });
         Self {
+            sources: Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
             doors: Doors::default(),
-            room: Arc::new(Semaphore::new(install::STAGED_AT_ONCE)),
+            room: Arc::new(Semaphore::new(install::AT_ONCE)),
+            staging,
+            listing: Arc::default(),
         }
     }
 

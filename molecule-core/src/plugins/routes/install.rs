@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 
 use super::super::deliver::DeliverOptions;
 use super::super::install::Install;
+use super::super::pins::Pins;
 use super::super::source::SourceRef;
-use super::super::staging::Pins;
 use super::super::track::{Track, UpdateMode};
 use super::workspace_id;
 use crate::app::App;
@@ -147,20 +147,8 @@ fn wanted(request: InstallRequest) -> Result<Install> {
         ));
     }
     let source = SourceRef::parse(&source).map_err(|_| Error::invalid("invalid plugin source"))?;
-    let track = request.track.unwrap_or_default();
-    let track = Track::parse(&track).ok_or_else(|| {
-        Error::invalid(format!(
-            "invalid track value \"{track}\": expected 'none' | 'tag:vX.Y.Z' | 'tag:latest' | 'sha:<full>'"
-        ))
-    })?;
-    let update_mode = match request.update_mode.as_deref() {
-        None | Some("") => UpdateMode::default(),
-        Some(mode) => UpdateMode::parse(mode).ok_or_else(|| {
-            Error::invalid(format!(
-                "invalid update_mode value \"{mode}\": expected 'off' | 'notify' | 'auto'"
-            ))
-        })?,
-    };
+    let track = Track::parse(request.track.as_deref().unwrap_or_default())?;
+    let update_mode = UpdateMode::parse(request.update_mode.as_deref().unwrap_or_default())?;
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(Install {
         source,

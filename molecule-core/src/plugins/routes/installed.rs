@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::installed::InstalledRow;
-use super::super::manifest::{Manifest, PluginRecord};
+use super::super::manifest::PluginRecord;
 use super::super::receipts::Receipt;
 use super::{query, workspace_id};
 use crate::app::App;
@@ -24,21 +24,11 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(check_plugin_compatibility))
 }
 
-/// A plugin, and whether it works with a runtime.
-#[derive(Serialize, ToSchema)]
-struct PluginView {
-    #[serde(flatten)]
-    record: PluginRecord,
-    /// Not there while the runtime of the workspace is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    supported_on_runtime: Option<bool>,
-}
-
 /// A plugin of a workspace.
 #[derive(Serialize, ToSchema)]
 struct InstalledView {
     #[serde(flatten)]
-    plugin: PluginView,
+    plugin: PluginRecord,
     /// It lies in the workspace; false only where `include=wanted` was asked for.
     installed: bool,
     /// Its marker says that it is whole.
@@ -56,21 +46,12 @@ struct InstalledView {
     receipt: Receipt,
 }
 
-impl PluginView {
-    fn new(name: &str, manifest: &Manifest, supported_on_runtime: Option<bool>) -> Self {
-        Self {
-            record: manifest.record(name),
-            supported_on_runtime,
-        }
-    }
-}
-
 impl From<InstalledRow> for InstalledView {
     fn from(row: InstalledRow) -> Self {
         let tracked = row.tracked.as_ref();
         let delivered = row.receipt.delivered.as_ref();
         Self {
-            plugin: PluginView::new(&row.name, &row.manifest, row.supported),
+            plugin: row.record,
             installed: row.installed,
             complete: row.complete,
             source: tracked.map(|row| row.source_raw.clone()),
@@ -124,7 +105,7 @@ async fn list_installed_plugins(
     description = "The plugins of this server that work with the workspace's runtime.",
     params(("id" = String, Path, description = "workspace UUID")),
     responses(
-        (status = 200, body = [PluginView]),
+        (status = 200, body = [PluginRecord]),
         (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody),
         (status = 503, body = ErrorBody),
@@ -133,20 +114,16 @@ async fn list_installed_plugins(
 async fn list_available_plugins(
     WorkspaceAuth(id): WorkspaceAuth,
     State(app): State<App>,
-) -> ApiResult<Json<Vec<PluginView>>> {
-    let listing = app.plugins.available(workspace_id(&id)?).await;
-    let view = |(name, manifest, supported): &(String, Manifest, Option<bool>)| {
-        PluginView::new(name, manifest, *supported)
-    };
-    Ok(Json(listing.iter().map(view).collect()))
+) -> ApiResult<Json<Vec<PluginRecord>>> {
+    Ok(Json(app.plugins.available_to(workspace_id(&id)?).await))
 }
 
 /// How installed plugins go with a runtime.
 #[derive(Serialize, ToSchema)]
 struct CompatibilityReply {
     target_runtime: String,
-    compatible: Vec<PluginView>,
-    incompatible: Vec<PluginView>,
+    compatible: Vec<PluginRecord>,
+    incompatible: Vec<PluginRecord>,
     all_compatible: bool,
 }
 
@@ -175,16 +152,10 @@ async fn check_plugin_compatibility(
     let runtime = query(&uri, "runtime").filter(|runtime| !runtime.is_empty());
     let runtime = runtime.ok_or_else(|| Error::invalid("runtime query parameter is required"))?;
     let found = app.plugins.compatibility(id, &runtime).await?;
-    let views = |list: &[(String, Manifest)], supported: bool| {
-        let view = |(name, manifest): &(String, Manifest)| {
-            PluginView::new(name, manifest, Some(supported))
-        };
-        list.iter().map(view).collect::<Vec<_>>()
-    };
     Ok(Json(CompatibilityReply {
         all_compatible: found.incompatible.is_empty(),
-        compatible: views(&found.compatible, true),
-        incompatible: views(&found.incompatible, false),
+        compatible: found.compatible,
+        incompatible: found.incompatible,
         target_runtime: runtime,
     }))
 }
