@@ -3,6 +3,7 @@
 
 mod allowlist;
 mod deliver;
+mod download;
 mod install;
 mod installed;
 mod locks;
@@ -63,6 +64,7 @@ pub(crate) struct Plugins {
     sources: Sources,
     staging: Arc<staging::Staging>,
     listing: Arc<registry::Listing>,
+    downloads: Arc<download::Downloads>,
 }
 
 impl Plugins {
@@ -82,6 +84,7 @@ impl Plugins {
             room: Arc::new(Semaphore::new(install::AT_ONCE)),
             staging,
             listing: Arc::default(),
+            downloads: Arc::default(),
         }
     }
 

@@ -82,6 +82,11 @@ impl Plugins {
         list
     }
 
+    /// What can stand before `://` of a source, sorted.
+    pub(super) fn schemes(&self) -> Vec<String> {
+        self.sources.schemes()
+    }
+
     /// The plugins of the registry that may run on `runtime`, or all.
     pub(super) async fn available(&self, runtime: Option<&str>) -> Vec<PluginRecord> {
         let list = self.registry().await;

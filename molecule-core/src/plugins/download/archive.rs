@@ -82,7 +82,11 @@ pub(in crate::plugins) fn pack(
 /// No archive of this tree is longer: its headers and padding, and what compressing
 /// adds where it does not help.
 fn most_bytes(tree: &Tree) -> u64 {
-    let heads: u64 = tree.entries().iter().map(|entry| head_bytes(entry) as u64).sum();
+    let heads: u64 = tree
+        .entries()
+        .iter()
+        .map(|entry| head_bytes(entry) as u64)
+        .sum();
     let plain = tree.bytes() + heads;
     plain + plain / 1000 + 64 * 1024
 }
@@ -186,7 +190,10 @@ impl Tar {
             if !wanted() {
                 return Err(io::Error::other("nobody wants it any more"));
             }
-            let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let most = self
+                .buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = file.read(&mut self.buffer[..most])?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -226,7 +233,11 @@ mod tests {
     fn sample(base: &TempDir) {
         let at = |path: &str| base.path().join(path);
         fs::create_dir_all(at(&format!("{}/deep", "long".repeat(40)))).unwrap();
-        fs::write(at(&format!("{}/deep/file", "long".repeat(40))), "x".repeat(1000)).unwrap();
+        fs::write(
+            at(&format!("{}/deep/file", "long".repeat(40))),
+            "x".repeat(1000),
+        )
+        .unwrap();
         fs::write(at("run.sh"), "#!").unwrap();
         fs::set_permissions(at("run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(at("it's $(id)"), "").unwrap();
@@ -258,10 +269,12 @@ mod tests {
             let header = entry.header();
             assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
             assert_eq!(header.mtime().unwrap(), 0);
-            let (mode, size) = (header.mode().unwrap(), header.size().unwrap());
+            let (mode, size) = (header.mode().unwrap(), header.raw_entry_size().unwrap());
             let path = entry.path().unwrap().to_string_lossy().into_owned();
             let mut content = Vec::new();
-            tokio::io::AsyncReadExt::read_to_end(&mut entry, &mut content).await.unwrap();
+            tokio::io::AsyncReadExt::read_to_end(&mut entry, &mut content)
+                .await
+                .unwrap();
             assert_eq!(content.len() as u64, size);
             seen.push((path, mode, size));
         }
@@ -284,7 +297,8 @@ mod tests {
         let other = tree(|base| {
             sample(base);
             let file = fs::File::open(base.path().join("run.sh")).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(99)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(99))
+                .unwrap();
         });
         let packed = [one, other].map(|tree| pack(&tree, tempfile().unwrap(), || true).unwrap());
         assert_eq!(packed[0].sha256, packed[1].sha256);
@@ -301,7 +315,10 @@ mod tests {
         fs::write(tree.root().join("block"), "short").unwrap();
         let short = pack(&tree, tempfile().unwrap(), || true);
         assert!(matches!(short, Err(PackError::Pack(_))));
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
         assert!(pack(&tree, full, || true).is_err());
     }
 }

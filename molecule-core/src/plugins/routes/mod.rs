@@ -2,9 +2,11 @@
 //! do with them.
 
 mod allowlist;
+mod download;
 mod install;
 mod installed;
 mod receipts;
+mod registry;
 
 use std::time::Duration;
 
@@ -30,9 +32,11 @@ const SLOW: [&str; 4] = [
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(allowlist::router())
+        .merge(download::router())
         .merge(install::router())
         .merge(installed::router())
         .merge(receipts::router())
+        .merge(registry::router())
 }
 
 /// Routes that may take as long as an install, as the metrics call them.
