@@ -1,10 +1,16 @@
 //! Workspace plugins: where their bytes come from, whether they may be had, how they get
 //! into a workspace, and what is known about them.
 
+mod deliver;
+mod drift;
+mod follow;
 pub(crate) mod routes;
 mod source;
+mod staging;
 mod store;
+mod supply;
 mod track;
+mod updates;
 
 use std::sync::Arc;
 
@@ -39,12 +45,17 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Plugins {
     services: Arc<Services>,
+    /// Where plugins come from: one instance for everybody.
+    sources: source::Sources,
+    drift: Arc<drift::Drift>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
         Self {
+            sources: source::Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
+            drift: Arc::default(),
         }
     }
 }
