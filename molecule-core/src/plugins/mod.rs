@@ -1,10 +1,13 @@
 //! Workspace plugins: where their bytes come from, whether they may be had, how they get
 //! into a workspace, and what is known about them.
 
-mod deliver;
 mod drift;
 mod follow;
+mod manifest;
+mod pins;
+mod registry;
 pub(crate) mod routes;
+mod signature;
 mod source;
 mod staging;
 mod store;
@@ -24,6 +27,8 @@ use crate::redact::Redactor;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
+pub(crate) use signature::TrustedKey;
+use source::Sources;
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -45,16 +50,27 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Plugins {
     services: Arc<Services>,
-    /// Where plugins come from: one instance for everybody.
-    sources: source::Sources,
+    sources: Sources,
+    staging: Arc<staging::Staging>,
+    listing: Arc<registry::Listing>,
     drift: Arc<drift::Drift>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
+        let staging = Arc::new(staging::Staging::new(&services.config));
+        let sweeping = Arc::clone(&staging);
+        services
+            .supervisor
+            .spawn("plugin-staging-sweep", async move {
+                // It says itself what it could not do.
+                let _ = tokio::task::spawn_blocking(move || sweeping.sweep()).await;
+            });
         Self {
-            sources: source::Sources::new(&services.config, &services.registry),
+            sources: Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
+            staging,
+            listing: Arc::default(),
             drift: Arc::default(),
         }
     }
