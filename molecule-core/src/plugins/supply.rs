@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use super::Plugins;
 use super::deliver::{self, Record};
+use super::pins::Pins;
 use super::source::SourceRef;
-use super::staging::{Pins, StageRequest, Staged};
+use super::staging::{StageRequest, Staged};
 use super::store::drift::{self, Desired, Supplied};
 use super::track::{Track, UpdateMode};
 use crate::backend::{

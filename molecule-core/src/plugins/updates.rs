@@ -10,13 +10,14 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::Plugins;
 use super::deliver::{DeliverOptions, Record};
+use super::pins::Pins;
 use super::source::SourceRef;
-use super::staging::{Pins, StageRequest, Staged};
+use super::staging::{INSTALL_FAILED, StageRequest, Staged};
 use super::store::drift::{self, Desired};
 use super::store::queue::{self, Entry};
 use super::track::{Track, UpdateMode};
@@ -31,8 +32,6 @@ const AUTOMATIC_AT_ONCE: usize = 2;
 const AUTOMATIC_PER_ROUND: i64 = 100;
 /// Pending updates that are listed.
 const MOST_LISTED: i64 = 10_000;
-/// What staging says of trouble that has no words of its own.
-const INSTALL_FAILED: &str = "plugin install failed";
 /// What delivering says of such trouble.
 const DELIVER_FAILED: &str = "plugin deliver failed";
 const IN_PROGRESS: &str = "plugin operation already in progress";
@@ -80,7 +79,7 @@ impl Plugins {
             _ => {}
         }
         let row = self.followed(&entry).await?;
-        let Some(claim) = self.claim(&entry).await? else {
+        let Some(claim) = self.claim_update(&entry).await? else {
             // Somebody was faster, or is at it.
             let now = self.update(id).await?;
             return match now.status.as_str() {
@@ -186,12 +185,7 @@ impl Plugins {
             pins: Pins::default(),
             expected_name: Some(&entry.plugin_name),
         };
-        let limit = self.services.config.plugins.install_timeout();
-        let staged = timeout(limit, self.stage(request)).await;
-        let staged = staged.unwrap_or_else(|elapsed| {
-            let text = format!("failed to fetch plugin from {}", source.scheme);
-            Err(Error::gateway_timeout(text, elapsed))
-        })?;
+        let staged = self.stage(request).await?;
         match &staged.revision {
             Some(revision) if *revision != entry.latest_sha => {
                 let text = format!("failed to fetch plugin from {}", source.scheme);
@@ -294,7 +288,7 @@ impl Plugins {
     }
 
     /// Takes the update for this call. None when somebody else has it, or decided.
-    async fn claim(&self, entry: &Entry) -> Result<Option<DateTime<Utc>>> {
+    async fn claim_update(&self, entry: &Entry) -> Result<Option<DateTime<Utc>>> {
         let now = self.now();
         let until = now + LEASE;
         let claimed = queue::claim(&self.services.db, entry.id, until, now).await;
