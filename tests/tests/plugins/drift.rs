@@ -298,16 +298,18 @@ on_both_engines! {
             let asked = shelf.lookups_of(&format!("acme/{name}"));
             assert!((1..15).contains(&asked), "{name}: {asked} of {}", before + 20);
             let sql = format!(
-                "SELECT check_failures FROM workspace_plugins WHERE plugin_name = '{name}'"
+                "SELECT count(*) FROM workspace_plugins WHERE plugin_name = '{name}'
+                 AND check_failures > 0"
             );
-            assert!(app.database.count(&sql).await >= 1, "{name}");
+            assert_eq!(app.database.count(&sql).await, 1, "{name}");
         }
 
         // and when one works again, its failures are forgotten
         shelf.trouble("acme/fails", None);
         shelf.set("acme/fails", "tag:v1", &sha('5'));
         wait_for_pending(&app, 2).await;
-        let sql = "SELECT check_failures FROM workspace_plugins WHERE plugin_name = 'fails'";
+        let sql = "SELECT count(*) FROM workspace_plugins WHERE plugin_name = 'fails'
+                   AND check_failures > 0";
         eventually("the failures are forgotten", || async {
             app.database.count(sql).await == 0
         })
@@ -439,7 +441,7 @@ async fn of_two_servers_one_looks() {
 
     assert_eq!(other_shelf.lookups(), 0, "the first one leads");
     // and the other goes on when the first one ends
-    app.shutdown().await;
+    let _database = app.shutdown().await;
     rounds(&other_shelf, "acme/careful", 2).await;
     other.shutdown().await;
 }
@@ -573,7 +575,7 @@ on_both_engines! {
         assert_eq!(patch("careful", json!({ "track": 1 })).await, (400, body.clone()));
         assert_eq!(patch("careful", json!([])).await, (400, body));
         let name = json!("invalid plugin name");
-        for bad in ["%2E", "%2E%2E", "a%20b", "%24(id)", "a'b", ".hidden"] {
+        for bad in ["a..b", "a%20b", "%24(id)", "a'b", ".hidden"] {
             assert_eq!(patch(bad, json!({})).await, (400, name.clone()), "{bad}");
         }
         let untracked = json!("plugin is not tracked");

@@ -269,7 +269,7 @@ pub(crate) async fn plant(app: &TestApp, engine: Engine, rows: &[Planted<'_>]) {
                     row.source,
                     row.track,
                     row.mode,
-                    now = "'2026-01-01 00:00:00+00:00'",
+                    now = "'2026-01-01T00:00:00+00:00'",
                 )
             })
             .collect();
