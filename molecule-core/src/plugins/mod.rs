@@ -3,6 +3,7 @@
 
 mod allowlist;
 mod deliver;
+mod ground;
 mod install;
 mod installed;
 mod locks;
