@@ -5,6 +5,7 @@ mod allowlist;
 mod deliver;
 mod drift;
 mod follow;
+mod ground;
 mod install;
 mod installed;
 mod locks;

@@ -34,7 +34,7 @@ fn the_root_is_found_from_any_depth_and_never_on_a_circle() {
         assert_eq!(tree.root(id(of)), Some(id(root)), "{of}");
     }
     assert_eq!(tree.root(id(99)), None);
-    let deep: Vec<_> = (0..200).map(|n| (n, n.checked_sub(1))).collect();
+    let deep: Vec<_> = (0..200_u128).map(|n| (n, n.checked_sub(1))).collect();
     assert_eq!(self::tree(&deep).root(id(199)), Some(id(0)));
     let circle = self::tree(&[(1, Some(2)), (2, Some(3)), (3, Some(1)), (4, Some(1))]);
     for of in 1..5 {
