@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 mod error;
 mod events;
+mod git;
 mod hooks;
 mod http;
 mod identity;
