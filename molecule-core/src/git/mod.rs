@@ -13,8 +13,9 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::commit::CommitId;
-pub(crate) use self::program::{Bounds, Ended, Output, Room, RunError, has_room, run};
-pub(crate) use self::refs::{RefList, RefsError};
+pub(crate) use self::program::{Bounds, Ended, Output, Room, has_room};
+use self::program::{RunError, run};
+pub(crate) use self::refs::{MAX_BYTES as MAX_REFS_BYTES, RefList};
 
 /// What the program may take to say something about itself or about a folder.
 pub(crate) const SHORT_BOUND: Duration = Duration::from_secs(30);

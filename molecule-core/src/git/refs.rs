@@ -80,7 +80,9 @@ fn line_of(line: &[u8]) -> Option<(&str, CommitId)> {
     let (object, name) = std::str::from_utf8(line).ok()?.split_once('\t')?;
     let object = CommitId::parse(object)?;
     let known = name == "HEAD" || name.starts_with("refs/");
-    let plain = !name.chars().any(|c| c.is_control() || c == ' ');
+    // What no name has, and what would be a pattern or two names for git itself.
+    let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    let plain = !name.strip_suffix(PEELED).unwrap_or(name).contains(odd);
     (known && plain && name.len() <= MAX_NAME_BYTES).then_some((name, object))
 }
 
@@ -147,6 +149,9 @@ mod tests {
             good.replace("refs/", "--upload-pack=refs/"),
             good.replace("main", "ma in"),
             good.replace("main", "ma\rin"),
+            good.replace("main", "a:refs/heads/b"),
+            good.replace("main", "*"),
+            good.replace("main", "a^{}^{}"),
             good.replace('a', "A"),
             good.replace("main", &"x".repeat(2000)),
             format!("ref: refs/heads/main\tHEAD\n{good}"),

@@ -4,6 +4,8 @@
 pub(crate) mod routes;
 mod source;
 
+pub use self::source::{GitSource, LocalSource};
+
 use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
