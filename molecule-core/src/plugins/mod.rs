@@ -24,6 +24,8 @@ mod track;
 mod uninstall;
 mod updates;
 
+pub use self::source::{GitSource, LocalSource};
+
 use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
