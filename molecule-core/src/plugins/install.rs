@@ -4,7 +4,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Plugins;
-use super::deliver::{DeliverOptions, Delivered, OPERATIONS, Record, outcome_of, step};
+use super::deliver::{DeliverOptions, Delivered, Record};
+use super::ground::{OPERATIONS, outcome_of, step};
 use super::pins::Pins;
 use super::source::SourceRef;
 use super::staging::{StageRequest, Staged, fetch_timed_out};

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Plugins;
-use super::deliver::{Ground, OPERATIONS, not_running, outcome_of, step};
+use super::ground::{Ground, OPERATIONS, not_running, outcome_of, step};
 use super::locks::{Inside, Place};
 use super::manifest::Manifest;
 use super::store::tracking;

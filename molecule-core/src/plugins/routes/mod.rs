@@ -7,6 +7,7 @@ mod install;
 mod installed;
 mod receipts;
 mod registry;
+mod updates;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub(crate) fn router() -> OpenApiRouter<App> {
         .merge(installed::router())
         .merge(receipts::router())
         .merge(registry::router())
+        .merge(updates::router())
 }
 
 /// Routes that may take as long as an install, as the metrics call them.

@@ -20,8 +20,6 @@ pub(in super::super) struct Target {
     pub(in super::super) provisioned_at: Option<DateTime<Utc>>,
     /// What its agent says it has loaded, as JSON.
     pub(in super::super) loaded_plugins: Option<String>,
-    /// Since when it says so.
-    pub(in super::super) loaded_plugins_at: Option<DateTime<Utc>>,
 }
 from_row!(Target {
     status,
@@ -32,13 +30,12 @@ from_row!(Target {
     restart_waits,
     provisioned_at,
     loaded_plugins,
-    loaded_plugins_at,
 });
 
 statement!(
     TARGET,
     "SELECT status, runtime, external, instance_id, provision_lease_until IS NOT NULL AS starting,
-            restart_requested_at IS NOT NULL AS restart_waits, provisioned_at, loaded_plugins, loaded_plugins_at
+            restart_requested_at IS NOT NULL AS restart_waits, provisioned_at, loaded_plugins
      FROM workspaces WHERE id = $1"
 );
 
