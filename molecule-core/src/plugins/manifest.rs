@@ -1,6 +1,5 @@
 //! `plugin.yaml`, as far as the server looks at it.
 
-use molecule_hooks::PluginName;
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
 use utoipa::ToSchema;
@@ -104,6 +103,7 @@ fn texts(value: &Value, key: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use molecule_hooks::PluginName;
     use proptest::prelude::*;
     use std::time::{Duration, Instant};
 

@@ -260,12 +260,21 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.data_dir.0 = base.path().join("data");
-        assert_eq!(RegistryFolder::of(&config).find(), base.path().join("data/plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("data/plugins")
+        );
         config.workspaces.templates_dir = Some(base.path().join("configs"));
         fs::create_dir(base.path().join("plugins")).unwrap();
-        assert_eq!(RegistryFolder::of(&config).find(), base.path().join("data/plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("data/plugins")
+        );
         fs::create_dir(base.path().join("plugins/one")).unwrap();
-        assert_eq!(RegistryFolder::of(&config).find(), base.path().join("plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("plugins")
+        );
         config.plugins.registry_dir = Some(base.path().join("own"));
         assert_eq!(RegistryFolder::of(&config).find(), base.path().join("own"));
     }

@@ -8,13 +8,14 @@ use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use molecule_tests::support::Agent;
-use molecule_tests::{ADMIN, Engine, PATIENCE, TestApp, on_both_engines};
+use molecule_tests::support::{Agent, sql_id};
+use molecule_tests::{ADMIN, PATIENCE, TestApp, on_both_engines};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::scripted::{Scripted, nothing_is_staged, write};
 
@@ -42,7 +43,11 @@ impl Raw {
     fn assert_error(&self, status: u16, error: &str) -> Value {
         let text = String::from_utf8_lossy(&self.body);
         let body: Value = serde_json::from_str(&text).unwrap_or_default();
-        assert_eq!((self.status, body["error"].as_str()), (status, Some(error)), "{text}");
+        assert_eq!(
+            (self.status, body["error"].as_str()),
+            (status, Some(error)),
+            "{text}"
+        );
         body
     }
 }
@@ -83,10 +88,41 @@ async fn get(app: &TestApp, agent: &Agent, name: &str, headers: &[(&str, &str)])
     ask(Method::GET, app, &path, Some(&agent.token), headers).await
 }
 
+/// Asks for a path that a well-behaved client would tidy up first.
+async fn as_written(app: &TestApp, path: &str, bearer: &str) -> String {
+    let address = app.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {bearer}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.expect("a reply");
+    reply
+}
+
+/// An external workspace: its id and its token.
+async fn external(app: &TestApp) -> Agent {
+    let body = json!({ "name": "far", "external": true });
+    let made = app
+        .post("/workspaces", body)
+        .bearer(ADMIN)
+        .send()
+        .await
+        .json();
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    Agent {
+        id: text(&made["id"]),
+        token: text(&made["connection"]["auth_token"]),
+    }
+}
+
 /// Files of an archive by name, folders with an empty content.
 async fn unpacked(archive: &[u8]) -> BTreeMap<String, String> {
     let mut plain = Vec::new();
-    GzDecoder::new(archive).read_to_end(&mut plain).expect("gzip");
+    GzDecoder::new(archive)
+        .read_to_end(&mut plain)
+        .expect("gzip");
     let mut archive = tokio_tar::Archive::new(&plain[..]);
     let (mut entries, mut files) = (archive.entries().expect("tar"), BTreeMap::new());
     while let Some(entry) = entries.next().await {
@@ -108,22 +144,39 @@ async fn a_plugin_comes_as_an_archive_that_says_what_it_is() {
         write(app.dir.path(), &format!("plugins/careful/{path}"), content);
     }
     // when its agent downloads it
-    let reply = ask(Method::GET, &app, &path(&agent, "careful"), Some(&agent.token), &[]).await;
+    let reply = ask(
+        Method::GET,
+        &app,
+        &path(&agent, "careful"),
+        Some(&agent.token),
+        &[],
+    )
+    .await;
     // then it gets the files, without what only matters at home
     assert_eq!(reply.status, 200);
     let files = unpacked(&reply.body).await;
-    let expected = [("plugin.yaml", FILES[0].1), ("rules/", ""), ("rules/a.md", FILES[1].1)];
+    let expected = [
+        ("plugin.yaml", FILES[0].1),
+        ("rules/", ""),
+        ("rules/a.md", FILES[1].1),
+    ];
     let expected = expected.map(|(name, content)| (name.to_owned(), content.to_owned()));
     assert_eq!(files, BTreeMap::from(expected));
     // and is told what it got
     let digest = Sha256::digest(&reply.body);
     let (base64, hex) = (
         STANDARD.encode(digest),
-        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>(),
     );
     for (header, expected) in [
         ("content-type", "application/gzip".to_owned()),
-        ("content-disposition", "attachment; filename=\"careful.tar.gz\"".to_owned()),
+        (
+            "content-disposition",
+            "attachment; filename=\"careful.tar.gz\"".to_owned(),
+        ),
         ("content-length", reply.body.len().to_string()),
         ("x-plugin-name", "careful".to_owned()),
         ("x-plugin-source", "local://careful".to_owned()),
@@ -163,13 +216,25 @@ async fn the_same_tree_is_the_same_bytes_and_can_be_had_in_parts() {
     let (head, tail) = whole.body.split_at(20);
     for (range, part, said) in [
         ("bytes=0-19", head, format!("bytes 0-19/{length}")),
-        ("bytes=20-", tail, format!("bytes 20-{}/{length}", length - 1)),
-        ("bytes=-5", &whole.body[length - 5..], format!("bytes {}-{}/{length}", length - 5, length - 1)),
+        (
+            "bytes=20-",
+            tail,
+            format!("bytes 20-{}/{length}", length - 1),
+        ),
+        (
+            "bytes=-5",
+            &whole.body[length - 5..],
+            format!("bytes {}-{}/{length}", length - 5, length - 1),
+        ),
     ] {
         for same in [None, Some(("if-range", tag.as_str()))] {
             let headers: Vec<_> = [("range", range)].into_iter().chain(same).collect();
             let reply = get(&app, &agent, "plain", &headers).await;
-            assert_eq!((reply.status, reply.body.as_slice()), (206, part), "{range}");
+            assert_eq!(
+                (reply.status, reply.body.as_slice()),
+                (206, part),
+                "{range}"
+            );
             assert_eq!(reply.header("content-range"), said);
             assert_eq!(reply.header("content-length"), part.len().to_string());
             assert_eq!(reply.header("etag"), tag);
@@ -180,12 +245,19 @@ async fn the_same_tree_is_the_same_bytes_and_can_be_had_in_parts() {
     for headers in [
         &[("range", "bytes=20-"), ("if-range", "\"other\"")][..],
         &[("range", "bytes=20-"), ("if-range", weak.as_str())],
-        &[("range", "bytes=20-"), ("if-range", "Wed, 21 Oct 2015 07:28:00 GMT")],
+        &[
+            ("range", "bytes=20-"),
+            ("if-range", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ],
         &[("range", "bytes=0-1,4-5")],
         &[("range", "lines=0-1")],
     ] {
         let reply = get(&app, &agent, "plain", headers).await;
-        assert_eq!((reply.status, reply.body.len()), (200, length), "{headers:?}");
+        assert_eq!(
+            (reply.status, reply.body.len()),
+            (200, length),
+            "{headers:?}"
+        );
     }
     let reply = get(&app, &agent, "plain", &[("range", "bytes=99999-")]).await;
     reply.assert_error(416, "no such range of bytes");
@@ -193,7 +265,14 @@ async fn the_same_tree_is_the_same_bytes_and_can_be_had_in_parts() {
 
     // Who only asks is told the same without a body
     let path = format!("{}?source=test://plain", path(&agent, "plain"));
-    let reply = ask(Method::HEAD, &app, &path, Some(&agent.token), &[("range", "bytes=1-2")]).await;
+    let reply = ask(
+        Method::HEAD,
+        &app,
+        &path,
+        Some(&agent.token),
+        &[("range", "bytes=1-2")],
+    )
+    .await;
     assert_eq!((reply.status, reply.body.len()), (200, 0));
     assert_eq!(reply.header("content-length"), length.to_string());
     assert_eq!(reply.header("etag"), tag);
@@ -219,9 +298,14 @@ async fn only_the_own_token_of_a_workspace_opens_it() {
     }
     assert_eq!(with(Some(agent.token.clone())).await.status, 200);
     // One without any token is open to whoever passes the outer gate
-    let external = app.create(json!({ "name": "far", "external": true })).await;
-    let path = format!("/workspaces/{external}/plugins/plain/download?source=test://plain");
-    assert_eq!(ask(Method::GET, &app, &path, Some(ADMIN), &[]).await.status, 200);
+    let revoke = format!(
+        "UPDATE workspace_auth_tokens SET revoked_at = created_at WHERE workspace_id = {}",
+        sql_id(app.database.engine(), &other.id)
+    );
+    app.database.execute(&revoke).await;
+    let path = format!("{}?source=test://plain", self::path(&other, "plain"));
+    let reply = ask(Method::GET, &app, &path, Some(ADMIN), &[]).await;
+    assert_eq!(reply.status, 200);
     let reply = ask(Method::GET, &app, &path, Some(&agent.token), &[]).await;
     reply.assert_error(401, "invalid workspace auth token");
 }
@@ -231,16 +315,31 @@ async fn names_and_parameters_are_checked_before_anything_is_fetched() {
     let source = Scripted::default();
     source.files("plain", FILES);
     let (app, agent) = source.start().await;
-    for name in ["%2E", "%2E%2E", "..%2Fetc", "it's", "$(id)", "a%20b", "a%0Ab", "%FF", ".staging", "a..b"] {
-        let reply = ask(Method::GET, &app, &path(&agent, name), Some(&agent.token), &[]).await;
-        reply.assert_error(400, "invalid plugin name");
+    for name in [
+        "%2E", "%2e%2E", "..%2Fetc", "it's", "$(id)", "a%20b", "a%0Ab", "%FF", "%00", ".staging",
+        "a..b",
+    ] {
+        let reply = as_written(&app, &path(&agent, name), &agent.token).await;
+        assert!(reply.starts_with("HTTP/1.1 400 "), "{name}: {reply}");
+        assert!(
+            reply.ends_with(r#"{"error":"invalid plugin name"}"#),
+            "{name}: {reply}"
+        );
     }
     for (query, status, error) in [
         ("source=test://", 400, "invalid plugin source"),
         ("source=nobody://x", 400, "failed to resolve plugin source"),
         ("source=test://a%20b", 400, "invalid plugin source"),
-        ("source=test://unpinned", 422, "unpinned test source: name a revision. Set PLUGIN_ALLOW_UNPINNED=true to override"),
-        ("track=sometimes", 400, "invalid track value \"sometimes\": expected 'none' | 'tag:vX.Y.Z' | 'tag:latest' | 'sha:<full>'"),
+        (
+            "source=test://unpinned",
+            422,
+            "unpinned test source: name a revision. Set PLUGIN_ALLOW_UNPINNED=true to override",
+        ),
+        (
+            "track=sometimes",
+            400,
+            "invalid track value \"sometimes\": expected 'none' | 'tag:vX.Y.Z' | 'tag:latest' | 'sha:<full>'",
+        ),
     ] {
         let path = format!("{}?{query}", path(&agent, "plain"));
         let reply = ask(Method::GET, &app, &path, Some(&agent.token), &[]).await;
@@ -252,7 +351,10 @@ async fn names_and_parameters_are_checked_before_anything_is_fetched() {
     let reply = ask(Method::GET, &app, &path, Some(&agent.token), &[]).await;
     let text = "source resolved to plugin \"plain\" but URL requested \"other\"";
     let body = reply.assert_error(400, text);
-    assert_eq!((&body["resolved_name"], &body["requested_name"]), (&json!("plain"), &json!("other")));
+    assert_eq!(
+        (&body["resolved_name"], &body["requested_name"]),
+        (&json!("plain"), &json!("other"))
+    );
     let path = format!("/workspaces/{}/plugins/none/download", agent.id);
     let reply = ask(Method::GET, &app, &path, Some(&agent.token), &[]).await;
     reply.assert_error(404, "failed to fetch plugin from local");
@@ -265,8 +367,13 @@ async fn what_the_organisation_does_not_allow_is_not_even_fetched() {
     let source = Scripted::default();
     source.files("plain", FILES).files("other", FILES);
     let (app, agent) = source.start().await;
-    let list = app.request("PUT", &format!("/orgs/{}/plugins/allowlist", agent.id)).bearer(ADMIN);
-    let reply = list.json(json!({ "plugins": ["plain"], "enabled_by": "me" })).send().await;
+    let list = app
+        .request("PUT", &format!("/orgs/{}/plugins/allowlist", agent.id))
+        .bearer(ADMIN);
+    let reply = list
+        .json(json!({ "plugins": ["plain"], "enabled_by": "me" }))
+        .send()
+        .await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     assert_eq!(get(&app, &agent, "plain", &[]).await.status, 200);
     let reply = get(&app, &agent, "other", &[]).await;
@@ -282,7 +389,9 @@ async fn many_downloads_of_something_large_are_all_whole() {
         let mut state = 1_u64;
         let noise: String = (0..2_000_000)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 char::from(33 + u8::try_from((state >> 33) % 90).unwrap_or_default())
             })
             .collect();
@@ -294,7 +403,12 @@ async fn many_downloads_of_something_large_are_all_whole() {
     let all = join_all(all).await;
     // then everybody gets the same
     for reply in &all {
-        assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+        assert_eq!(
+            reply.status,
+            200,
+            "{}",
+            String::from_utf8_lossy(&reply.body)
+        );
         assert_eq!(reply.body.len().to_string(), reply.header("content-length"));
         assert_eq!(reply.header("etag"), all[0].header("etag"));
         assert!(reply.body == all[0].body);
@@ -309,19 +423,19 @@ on_both_engines! {
         source.files("plain", FILES);
         let app = source.server(engine).start().await;
         let hosted = Agent::start(&app, json!({ "name": "near" })).await;
-        let external = app.create(json!({ "name": "far", "external": true })).await;
-        let fetch = async |id: &str, bearer: &str, query: &str| {
-            let path = format!("/workspaces/{id}/plugins/plain/download?source=test://plain{query}");
-            ask(Method::GET, &app, &path, Some(bearer), &[]).await
+        let external = external(&app).await;
+        let fetch = async |agent: &Agent, query: &str| {
+            let path = format!("{}?source=test://plain{query}", path(agent, "plain"));
+            ask(Method::GET, &app, &path, Some(&agent.token), &[]).await
         };
-        let tracked = async |id: &str| {
-            let path = format!("/workspaces/{id}/plugins?include=wanted");
+        let tracked = async |agent: &Agent| {
+            let path = format!("/workspaces/{}/plugins?include=wanted", agent.id);
             let reply = app.get(&path).bearer(ADMIN).send().await;
             assert_eq!(reply.status, 200, "{}", reply.text);
             reply.json().as_array().expect("a list").clone()
         };
         // when an external workspace downloads a plugin, then it is tracked
-        assert_eq!(fetch(&external, ADMIN, "&track=tag:v1").await.status, 200);
+        assert_eq!(fetch(&external, "&track=tag:v1").await.status, 200);
         let rows = tracked(&external).await;
         assert_eq!(rows.len(), 1);
         for (field, expected) in [
@@ -334,12 +448,12 @@ on_both_engines! {
             assert_eq!(rows[0][field], expected, "{field}");
         }
         // and goes on following what it did until it says something else
-        assert_eq!(fetch(&external, ADMIN, "").await.status, 200);
+        assert_eq!(fetch(&external, "").await.status, 200);
         assert_eq!(tracked(&external).await[0]["tracked_ref"], "tag:v1");
-        assert_eq!(fetch(&external, ADMIN, "&track=none").await.status, 200);
+        assert_eq!(fetch(&external, "&track=none").await.status, 200);
         assert_eq!(tracked(&external).await[0]["tracked_ref"], "none");
         // What a hosted workspace should have is not changed by looking at it
-        assert_eq!(fetch(&hosted.id, &hosted.token, "&track=tag:v1").await.status, 200);
-        assert_eq!(tracked(&hosted.id).await, [Value::Null; 0]);
+        assert_eq!(fetch(&hosted, "&track=tag:v1").await.status, 200);
+        assert_eq!(tracked(&hosted).await, [Value::Null; 0]);
     }
 }

@@ -65,7 +65,11 @@ impl Scripted {
     }
 
     /// The spec brings a plugin with these files.
-    pub(crate) fn files(&self, spec: &str, files: &'static [(&'static str, &'static str)]) -> &Self {
+    pub(crate) fn files(
+        &self,
+        spec: &str,
+        files: &'static [(&'static str, &'static str)],
+    ) -> &Self {
         self.tree(spec, move |folder| {
             for (path, content) in files {
                 write(folder, path, content);

@@ -35,7 +35,12 @@ fn answer(reply: &Reply) -> (u16, String) {
 
 #[track_caller]
 fn assert_answer(reply: &Reply, expected: (u16, &str)) {
-    assert_eq!(answer(reply), (expected.0, expected.1.to_owned()), "{}", reply.text);
+    assert_eq!(
+        answer(reply),
+        (expected.0, expected.1.to_owned()),
+        "{}",
+        reply.text
+    );
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -61,16 +66,29 @@ async fn every_refusal_has_its_answer_and_leaves_nothing() {
         .files("good", &[("plugin.yaml", "version: \"1\"")])
         .files("fixed-good", &[("plugin.yaml", "")])
         .files("no-manifest", &[("x", "")])
-        .on("odd-name", |_| async { Ok(FetchedPlugin::new("../../etc")) })
+        .on("odd-name", |_| async {
+            Ok(FetchedPlugin::new("../../etc"))
+        })
         .on("hidden", |_| async { Ok(FetchedPlugin::new(".staging")) })
-        .on("broken", |_| async { Err(PluginSourceError::Failed("secret-cause".into())) })
-        .on("late", |_| async { Err(PluginSourceError::TimedOut("secret-cause".into())) })
-        .on("huge", |_| async { Err(PluginSourceError::TooLarge("secret-cause".into())) })
-        .on("linked", |_| async { Err(PluginSourceError::Unsupported("secret-cause".into())) })
-        .on("confused", |_| async { Err(PluginSourceError::InvalidSpec("secret-cause".into())) })
+        .on("broken", |_| async {
+            Err(PluginSourceError::Failed("secret-cause".into()))
+        })
+        .on("late", |_| async {
+            Err(PluginSourceError::TimedOut("secret-cause".into()))
+        })
+        .on("huge", |_| async {
+            Err(PluginSourceError::TooLarge("secret-cause".into()))
+        })
+        .on("linked", |_| async {
+            Err(PluginSourceError::Unsupported("secret-cause".into()))
+        })
+        .on("confused", |_| async {
+            Err(PluginSourceError::InvalidSpec("secret-cause".into()))
+        })
         .on("panics", |_| async { panic!("on purpose") });
     let (app, agent) = source.start().await;
-    let unpinned = "unpinned test source: name a revision. Set PLUGIN_ALLOW_UNPINNED=true to override";
+    let unpinned =
+        "unpinned test source: name a revision. Set PLUGIN_ALLOW_UNPINNED=true to override";
     let github = "unpinned github source: append a tag or commit SHA (e.g. \
                   \"github://owner/repo#v1.2.0\"). Set PLUGIN_ALLOW_UNPINNED=true to override";
     let failed = "failed to fetch plugin from test";
@@ -84,7 +102,11 @@ async fn every_refusal_has_its_answer_and_leaves_nothing() {
         ("test://a b", 400, "invalid plugin source"),
         ("test://unpinned", 422, unpinned),
         ("github://owner/repo", 422, github),
-        ("local://nothing-here", 404, "failed to fetch plugin from local"),
+        (
+            "local://nothing-here",
+            404,
+            "failed to fetch plugin from local",
+        ),
         ("test://nothing", 404, failed),
         ("test://broken", 502, failed),
         ("test://panics", 502, failed),
@@ -92,16 +114,33 @@ async fn every_refusal_has_its_answer_and_leaves_nothing() {
         ("test://huge", TOO_LARGE.0, TOO_LARGE.1),
         ("test://linked", UNSUPPORTED.0, UNSUPPORTED.1),
         ("test://confused", 400, "invalid plugin source"),
-        ("test://odd-name", 400, "resolver returned invalid plugin name"),
-        ("test://hidden", 400, "resolver returned invalid plugin name"),
+        (
+            "test://odd-name",
+            400,
+            "resolver returned invalid plugin name",
+        ),
+        (
+            "test://hidden",
+            400,
+            "resolver returned invalid plugin name",
+        ),
         ("test://good", PASSED.0, PASSED.1),
     ] {
         // when it is installed
         let reply = install(&app, &agent, json!({ "source": source })).await;
         // then the answer is the documented one, and says nothing more
-        assert_eq!(answer(&reply), (status, error.to_owned()), "{source}: {}", reply.text);
+        assert_eq!(
+            answer(&reply),
+            (status, error.to_owned()),
+            "{source}: {}",
+            reply.text
+        );
         assert!(!reply.text.contains("secret-cause"), "{}", reply.text);
-        assert!(!reply.text.contains(app.dir.path().to_str().expect("a path")));
+        assert!(
+            !reply
+                .text
+                .contains(app.dir.path().to_str().expect("a path"))
+        );
         let named = reply.json()["source"].as_str().map(str::to_owned);
         if ![400, 503].contains(&status) || error.starts_with("resolver") {
             assert_eq!(named.as_deref(), Some(source), "{}", reply.text);
@@ -118,7 +157,9 @@ async fn every_refusal_has_its_answer_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_cannot_move_is_let_in_where_the_operator_wants_that() {
     let source = Scripted::default();
-    source.files("fixed-good", &[("x", "")]).files("good", &[("x", "")]);
+    source
+        .files("fixed-good", &[("x", "")])
+        .files("good", &[("x", "")]);
     source.files("unpinned-good", &[("x", "")]);
     let server = source.server(Engine::Sqlite).config(|config| {
         config.plugins.require_immutable_ref = true;
@@ -144,24 +185,41 @@ async fn only_what_cannot_move_is_let_in_where_the_operator_wants_that() {
 async fn bytes_are_pinned_in_three_ways() {
     const FILES: &[(&str, &str)] = &[("plugin.yaml", "version: \"1\"\n"), ("rules/a.md", "a")];
     let source = Scripted::default();
-    source.files("plain", FILES).files("bare", &[("rules/a.md", "a")]);
+    source
+        .files("plain", FILES)
+        .files("bare", &[("rules/a.md", "a")]);
     let (app, agent) = source.start().await;
     let manifest = hex(&Sha256::digest(FILES[0].1));
     let (tree, wrong) = (tree_digest(FILES), "0".repeat(64));
     let mismatch = |field: &str, given: &str, got: &str| {
-        (422, format!("{field} mismatch: expected {given}, got {got}"))
+        (
+            422,
+            format!("{field} mismatch: expected {given}, got {got}"),
+        )
     };
     let passed = (PASSED.0, PASSED.1.to_owned());
     for (pins, expected) in [
         (json!({ "sha256": manifest }), passed.clone()),
         (json!({ "sha256": manifest.to_uppercase() }), passed.clone()),
         (json!({ "sha256": "" }), passed.clone()),
-        (json!({ "sha256": wrong }), mismatch("sha256", &wrong, &manifest)),
+        (
+            json!({ "sha256": wrong }),
+            mismatch("sha256", &wrong, &manifest),
+        ),
         (json!({ "sha256": "x" }), mismatch("sha256", "x", &manifest)),
         (json!({ "tree_sha256": tree }), passed.clone()),
-        (json!({ "tree_sha256": wrong }), mismatch("tree_sha256", &wrong, &tree)),
-        (json!({ "sha256": manifest, "tree_sha256": tree }), passed.clone()),
-        (json!({ "sha256": wrong, "tree_sha256": wrong }), mismatch("sha256", &wrong, &manifest)),
+        (
+            json!({ "tree_sha256": wrong }),
+            mismatch("tree_sha256", &wrong, &tree),
+        ),
+        (
+            json!({ "sha256": manifest, "tree_sha256": tree }),
+            passed.clone(),
+        ),
+        (
+            json!({ "sha256": wrong, "tree_sha256": wrong }),
+            mismatch("sha256", &wrong, &manifest),
+        ),
     ] {
         let mut body = pins.clone();
         body["source"] = json!("test://plain");
@@ -170,7 +228,13 @@ async fn bytes_are_pinned_in_three_ways() {
     }
     let body = json!({ "source": "test://bare", "sha256": manifest });
     let reply = install(&app, &agent, body).await;
-    assert_answer(&reply, (422, "sha256 check failed: plugin.yaml not found in staged plugin"));
+    assert_answer(
+        &reply,
+        (
+            422,
+            "sha256 check failed: plugin.yaml not found in staged plugin",
+        ),
+    );
     assert_eq!(reply.json()["source"], "test://bare");
 }
 
@@ -189,7 +253,10 @@ async fn a_tree_that_states_a_digest_must_have_it() {
     let wrong = "0".repeat(64);
     for (name, statement) in [
         ("right", json!({ "sha256": stated }).to_string()),
-        ("upper", json!({ "sha256": stated.to_uppercase() }).to_string()),
+        (
+            "upper",
+            json!({ "sha256": stated.to_uppercase() }).to_string(),
+        ),
         ("silent", json!({ "name": "x" }).to_string()),
         ("wrong", json!({ "sha256": wrong }).to_string()),
         ("number", json!({ "sha256": 1 }).to_string()),
@@ -207,7 +274,9 @@ async fn a_tree_that_states_a_digest_must_have_it() {
         let reply = install(&app, &agent, json!({ "source": format!("test://{name}") })).await;
         assert_answer(&reply, PASSED);
     }
-    for name in ["wrong", "number", "null", "list", "broken", "empty", "endless", "folder"] {
+    for name in [
+        "wrong", "number", "null", "list", "broken", "empty", "endless", "folder",
+    ] {
         let reply = install(&app, &agent, json!({ "source": format!("test://{name}") })).await;
         assert_answer(&reply, (422, "plugin manifest integrity check failed"));
     }
@@ -217,29 +286,99 @@ async fn a_tree_that_states_a_digest_must_have_it() {
 async fn trees_of_strangers_are_refused_for_what_they_hold() {
     type Make = fn(&Path);
     let bad: [(&str, Make, (u16, &str), &str); 14] = [
-        ("environ", |f| symlink("/proc/self/environ", f.join("x.md")).expect("a link"), UNSUPPORTED, "x.md"),
-        ("folder-link", |f| symlink("/", f.join("skills")).expect("a link"), UNSUPPORTED, "skills"),
-        ("inner-link", |f| {
-            write(f, "AGENTS.md", "x");
-            symlink("AGENTS.md", f.join("CLAUDE.md")).expect("a link");
-        }, UNSUPPORTED, "CLAUDE.md"),
-        ("manifest-link", |f| symlink("/etc/passwd", f.join("plugin.yaml")).expect("a link"), UNSUPPORTED, "plugin.yaml"),
-        ("fifo", |f| mkfifoat(CWD, f.join("pipe"), Mode::RUSR).expect("a FIFO"), UNSUPPORTED, "pipe"),
-        ("socket", |f| drop(UnixListener::bind(f.join("s")).expect("a socket")), UNSUPPORTED, "s"),
-        ("newline", |f| write(f, "a\nb", ""), (422, "plugin tree contains an invalid file name"), r"a\nb"),
-        ("backslash", |f| write(f, r"..\x", ""), (422, "plugin tree contains an invalid file name"), r"..\\x"),
-        ("case", |f| {
-            write(f, "Rules/a.md", "");
-            write(f, "rules/a.md", "");
-        }, (422, "plugin tree contains an invalid file name"), ""),
-        ("deep", |f| write(f, &format!("{}x", "d/".repeat(40)), ""), TOO_LARGE, ""),
-        ("many", |f| (0..300).for_each(|n| write(f, &n.to_string(), "")), TOO_LARGE, ""),
-        ("large", |f| write(f, "x", &"x".repeat(70_000)), TOO_LARGE, ""),
-        ("sparse", |f| {
-            let file = fs::File::create(f.join("x")).expect("a file");
-            file.set_len(1 << 40).expect("a long file");
-        }, TOO_LARGE, ""),
-        ("ignore-link", |f| symlink("/etc/passwd", f.join(".pluginignore")).expect("a link"), UNSUPPORTED, ".pluginignore"),
+        (
+            "environ",
+            |f| symlink("/proc/self/environ", f.join("x.md")).expect("a link"),
+            UNSUPPORTED,
+            "x.md",
+        ),
+        (
+            "folder-link",
+            |f| symlink("/", f.join("skills")).expect("a link"),
+            UNSUPPORTED,
+            "skills",
+        ),
+        (
+            "inner-link",
+            |f| {
+                write(f, "AGENTS.md", "x");
+                symlink("AGENTS.md", f.join("CLAUDE.md")).expect("a link");
+            },
+            UNSUPPORTED,
+            "CLAUDE.md",
+        ),
+        (
+            "manifest-link",
+            |f| symlink("/etc/passwd", f.join("plugin.yaml")).expect("a link"),
+            UNSUPPORTED,
+            "plugin.yaml",
+        ),
+        (
+            "fifo",
+            |f| mkfifoat(CWD, f.join("pipe"), Mode::RUSR).expect("a FIFO"),
+            UNSUPPORTED,
+            "pipe",
+        ),
+        (
+            "socket",
+            |f| drop(UnixListener::bind(f.join("s")).expect("a socket")),
+            UNSUPPORTED,
+            "s",
+        ),
+        (
+            "newline",
+            |f| write(f, "a\nb", ""),
+            (422, "plugin tree contains an invalid file name"),
+            r"a\nb",
+        ),
+        (
+            "backslash",
+            |f| write(f, r"..\x", ""),
+            (422, "plugin tree contains an invalid file name"),
+            r"..\\x",
+        ),
+        (
+            "case",
+            |f| {
+                write(f, "Rules/a.md", "");
+                write(f, "rules/a.md", "");
+            },
+            (422, "plugin tree contains an invalid file name"),
+            "",
+        ),
+        (
+            "deep",
+            |f| write(f, &format!("{}x", "d/".repeat(40)), ""),
+            TOO_LARGE,
+            "",
+        ),
+        (
+            "many",
+            |f| (0..300).for_each(|n| write(f, &n.to_string(), "")),
+            TOO_LARGE,
+            "",
+        ),
+        (
+            "large",
+            |f| write(f, "x", &"x".repeat(70_000)),
+            TOO_LARGE,
+            "",
+        ),
+        (
+            "sparse",
+            |f| {
+                let file = fs::File::create(f.join("x")).expect("a file");
+                file.set_len(1 << 40).expect("a long file");
+            },
+            TOO_LARGE,
+            "",
+        ),
+        (
+            "ignore-link",
+            |f| symlink("/etc/passwd", f.join(".pluginignore")).expect("a link"),
+            UNSUPPORTED,
+            ".pluginignore",
+        ),
     ];
     let source = Scripted::default();
     for (name, make, ..) in bad {
@@ -282,8 +421,14 @@ async fn a_source_that_brings_too_much_is_stopped_while_it_works() {
     source.on("bytes", |folder| async move {
         loop {
             use std::io::Write;
-            let file = fs::OpenOptions::new().append(true).create(true).open(folder.join("x"));
-            if file.and_then(|mut file| file.write_all(&[0; 16 * 1024])).is_err() {
+            let file = fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(folder.join("x"));
+            if file
+                .and_then(|mut file| file.write_all(&[0; 16 * 1024]))
+                .is_err()
+            {
                 return hang().await;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -301,7 +446,8 @@ async fn a_source_that_brings_too_much_is_stopped_while_it_works() {
     source.on("clone", |folder| async move {
         write(&folder, ".git/objects/pack/tmp", "");
         let file = fs::File::create(folder.join(".git/objects/pack/tmp"));
-        file.and_then(|file| file.set_len(8 << 20)).expect("a long file");
+        file.and_then(|file| file.set_len(8 << 20))
+            .expect("a long file");
         hang().await
     });
     let server = source.server(Engine::Sqlite).config(|config| {
@@ -344,7 +490,10 @@ async fn a_client_that_leaves_ends_what_only_it_wanted() {
         hang().await
     });
     let (app, agent) = source.start().await;
-    let path = format!("/workspaces/{}/plugins/hangs/download?source=test://hangs", agent.id);
+    let path = format!(
+        "/workspaces/{}/plugins/hangs/download?source=test://hangs",
+        agent.id
+    );
     let request = app.get(&path).bearer(&agent.token);
     let asking = tokio::spawn(async move { request.send().await });
     eventually("the source works", || async {
@@ -386,7 +535,10 @@ async fn what_a_killed_server_left_is_removed_and_a_living_one_keeps_its_own() {
     source.on("hangs", |_| hang());
     let (app, agent) = source.start().await;
     // given a server that stages something, and what another one left
-    let path = format!("/workspaces/{}/plugins/hangs/download?source=test://hangs", agent.id);
+    let path = format!(
+        "/workspaces/{}/plugins/hangs/download?source=test://hangs",
+        agent.id
+    );
     let request = app.get(&path).bearer(&agent.token);
     let asking = tokio::spawn(async move { request.send().await });
     eventually("something is staged", || async { !staged(&app).is_empty() }).await;
@@ -426,24 +578,34 @@ async fn signatures_count_as_the_operator_says() {
     let signed = good.clone();
     // The signature is no part of what it signs
     source.tree("signed", move |folder| {
-        FILES.iter().for_each(|(path, content)| write(folder, path, content));
+        FILES
+            .iter()
+            .for_each(|(path, content)| write(folder, path, content));
         write(folder, "plugin.minisig", &signed);
     });
     let forged = bad.clone();
     source.tree("forged", move |folder| {
-        FILES.iter().for_each(|(path, content)| write(folder, path, content));
+        FILES
+            .iter()
+            .for_each(|(path, content)| write(folder, path, content));
         write(folder, "plugin.minisig", &forged);
     });
     source.tree("linked", |folder| {
         symlink("/etc/passwd", folder.join("plugin.minisig")).expect("a link");
     });
     let missing = (422, "signature check failed: the plugin is not signed");
-    let untrusted = (422, "signature check failed: no trusted key made it for this tree");
+    let untrusted = (
+        422,
+        "signature check failed: no trusted key made it for this tree",
+    );
     let malformed = (422, "signature check failed: it is no signature");
     for (policy, expected) in [
         (SignaturePolicy::Off, [PASSED, PASSED, PASSED, PASSED]),
         (SignaturePolicy::Warn, [PASSED, PASSED, PASSED, PASSED]),
-        (SignaturePolicy::Enforce, [missing, PASSED, untrusted, malformed]),
+        (
+            SignaturePolicy::Enforce,
+            [missing, PASSED, untrusted, malformed],
+        ),
     ] {
         let key = key.clone();
         let server = source.server(Engine::Sqlite).config(|config| {
@@ -452,12 +614,23 @@ async fn signatures_count_as_the_operator_says() {
         });
         let app = server.start().await;
         let agent = Agent::start(&app, json!({ "name": "one" })).await;
-        for (name, expected) in ["unsigned", "signed", "forged", "linked"].into_iter().zip(expected) {
+        for (name, expected) in ["unsigned", "signed", "forged", "linked"]
+            .into_iter()
+            .zip(expected)
+        {
             let reply = install(&app, &agent, json!({ "source": format!("test://{name}") })).await;
-            assert_eq!(answer(&reply), (expected.0, expected.1.to_owned()), "{policy:?} {name}");
+            assert_eq!(
+                answer(&reply),
+                (expected.0, expected.1.to_owned()),
+                "{policy:?} {name}"
+            );
         }
         // One that is sent along counts under every policy
-        for (signature, expected) in [(&good, PASSED), (&bad, untrusted), (&"x".to_owned(), malformed)] {
+        for (signature, expected) in [
+            (&good, PASSED),
+            (&bad, untrusted),
+            (&"x".to_owned(), malformed),
+        ] {
             let body = json!({ "source": "test://unsigned", "signature": signature });
             assert_answer(&install(&app, &agent, body).await, expected);
         }
@@ -483,8 +656,16 @@ async fn the_registry_is_listed_for_everybody() {
     assert!(list("").await.is_empty());
     // when there are plugins, a hook crate, and what is none of both
     let registry = app.dir.path().join("plugins");
-    write(&registry, "zeta/plugin.yaml", "version: \"2\"\nruntimes: [claude-code]\ntags: [a, 1]");
-    write(&registry, "alpha/plugin.yaml", "name: other\nversion: 1.0\nskills: [s]");
+    write(
+        &registry,
+        "zeta/plugin.yaml",
+        "version: \"2\"\nruntimes: [claude-code]\ntags: [a, 1]",
+    );
+    write(
+        &registry,
+        "alpha/plugin.yaml",
+        "name: other\nversion: 1.0\nskills: [s]",
+    );
     write(&registry, "beta/plugin.yaml", "runtimes: [langgraph]");
     write(&registry, "crate/Cargo.toml", "");
     write(&registry, "broken/plugin.yaml", "{{{");
@@ -494,7 +675,9 @@ async fn the_registry_is_listed_for_everybody() {
     symlink(app.dir.path().join("secret"), registry.join("linked")).expect("a link");
     // then they are listed by name, with what their manifests say
     let names = |list: &[Value]| -> Vec<String> {
-        list.iter().map(|row| row["name"].as_str().expect("a name").to_owned()).collect()
+        list.iter()
+            .map(|row| row["name"].as_str().expect("a name").to_owned())
+            .collect()
     };
     let all = list("").await;
     assert_eq!(names(&all), ["alpha", "beta", "broken", "crate", "zeta"]);
@@ -504,12 +687,21 @@ async fn the_registry_is_listed_for_everybody() {
                 "skills": ["s"], "runtimes": [] })
     );
     assert_eq!(all[4]["tags"], json!(["a"]));
-    assert_eq!(names(&list("?runtime=claude_code").await), ["alpha", "broken", "crate", "zeta"]);
-    assert_eq!(names(&list("?runtime=lang-graph").await), ["alpha", "broken", "crate"]);
+    assert_eq!(
+        names(&list("?runtime=claude_code").await),
+        ["alpha", "broken", "crate", "zeta"]
+    );
+    assert_eq!(
+        names(&list("?runtime=lang-graph").await),
+        ["alpha", "broken", "crate"]
+    );
     assert_eq!(names(&list("?runtime=").await).len(), 5);
     // And the sources too
     let reply = app.get("/plugins/sources").send().await;
-    assert_eq!((reply.status, reply.json()), (200, json!({ "schemes": ["github", "local", "test"] })));
+    assert_eq!(
+        (reply.status, reply.json()),
+        (200, json!({ "schemes": ["github", "local", "test"] }))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -538,12 +730,16 @@ async fn keys_and_policies_that_make_no_sense_are_refused_at_the_start() {
         "a-secret-in-the-wrong-place".to_owned(),
     ];
     let problems = config.validate().expect_err("a problem").to_string();
-    assert!(problems.contains("plugins.trusted_keys (PLUGIN_TRUSTED_KEYS): entry 2 is no public key"));
+    assert!(
+        problems.contains("plugins.trusted_keys (PLUGIN_TRUSTED_KEYS): entry 2 is no public key")
+    );
     assert!(!problems.contains("a-secret"), "{problems}");
     config.plugins.trusted_keys.clear();
     config.plugins.require_signature = SignaturePolicy::Enforce;
     let problems = config.validate().expect_err("a problem").to_string();
-    assert!(problems.contains("plugins.require_signature (PLUGIN_REQUIRE_SIGNATURE): enforce needs"));
+    assert!(
+        problems.contains("plugins.require_signature (PLUGIN_REQUIRE_SIGNATURE): enforce needs")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -552,6 +748,8 @@ async fn administrators_stage_like_agents() {
     source.files("good", &[("x", "")]);
     let (app, agent) = source.start().await;
     let path = format!("/workspaces/{}/plugins", agent.id);
-    let request = app.post(&path, json!({ "source": "test://good" })).bearer(ADMIN);
+    let request = app
+        .post(&path, json!({ "source": "test://good" }))
+        .bearer(ADMIN);
     assert_answer(&request.send().await, PASSED);
 }
