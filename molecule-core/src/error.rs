@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Conflict,
     /// The request body is too large.
     TooLarge,
+    /// What the request asks for is too large.
+    Oversized,
     /// Well-formed, and what it asks for may not be.
     Unprocessable,
     /// Too many requests.
@@ -137,6 +139,11 @@ impl Error {
 
     pub(crate) fn too_large() -> Self {
         Self::new(Kind::TooLarge, "request body too large")
+    }
+
+    /// What the request asks for is too large; the request itself is not.
+    pub(crate) fn oversized(message: impl Into<String>) -> Self {
+        Self::new(Kind::Oversized, message)
     }
 
     /// The datastore does not answer: clients key on `code` and retry.

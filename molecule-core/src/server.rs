@@ -411,6 +411,7 @@ impl Wiring {
             supervisor: supervisor.clone(),
             workspaces: workspaces.clone(),
         });
+        plugins.start().await?;
         let terminals = Terminals::new(terminal::Services {
             backend: Arc::clone(&backend),
             db: db.clone(),
@@ -426,6 +427,7 @@ impl Wiring {
         let shell = Shell::new(ShellParts {
             redactor,
             timeout,
+            slow: slow_routes(&config),
             templates: app::openapi()
                 .paths
                 .paths
@@ -495,6 +497,17 @@ fn proxies(config: &Config, timeout: Duration) -> Result<Proxies, StartError> {
     let canvas = config.server.canvas_proxy_url.as_deref();
     Proxies::new(control_plane, canvas, timeout)
         .map_err(|error| ConfigError::single(error.to_string()).into())
+}
+
+/// Routes that the usual deadline would cut, and how long they may take.
+fn slow_routes(config: &Config) -> Vec<(&'static str, Duration)> {
+    let mut slow = vec![(
+        "/admin/workspace-images/refresh",
+        // Five minutes of pulls, and what follows them.
+        Duration::from_secs(7 * 60),
+    )];
+    slow.extend(plugins::routes::slow(config));
+    slow
 }
 
 fn known_credential(auth: &Auth) -> KnownCredential {

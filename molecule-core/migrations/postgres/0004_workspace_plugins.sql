@@ -19,6 +19,8 @@ CREATE TABLE workspace_plugins (
     -- The look for newer revisions.
     checked_at       TIMESTAMPTZ,
     check_failures   INTEGER NOT NULL DEFAULT 0,
+    -- The newest revision that somebody dismissed; not queued until upstream moves.
+    dismissed_sha    TEXT,
     CONSTRAINT workspace_plugins_workspace_name UNIQUE (workspace_id, plugin_name)
 );
 CREATE INDEX workspace_plugins_tracked ON workspace_plugins (tracked_ref) WHERE tracked_ref <> 'none';

@@ -15,6 +15,7 @@ mod external;
 mod gate;
 mod hierarchy;
 mod lifecycle;
+mod loaded;
 mod memories;
 mod model;
 mod operator;
@@ -35,6 +36,7 @@ mod template;
 mod timeouts;
 mod update;
 mod view;
+mod visit;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,7 +47,9 @@ use uuid::Uuid;
 
 pub(crate) use directory::Directory;
 pub(crate) use env_plan::EnvPlans;
+pub(crate) use gate::Turn;
 pub(crate) use hierarchy::Hierarchy;
+pub(crate) use loaded::LoadedPlugin;
 pub(crate) use model::{Status, Workspace};
 pub(crate) use recovery::Orphan;
 pub(crate) use restart::Absence;
