@@ -16,6 +16,9 @@ const PUBLIC: &[(&str, &str)] = &[
     ("get", "/health"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),
+    // What this server offers; the wire has both open.
+    ("get", "/plugins"),
+    ("get", "/plugins/sources"),
     ("get", "/readyz"),
     ("get", "/workspaces/{id}"),
 ];

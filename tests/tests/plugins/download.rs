@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +10,7 @@ use flate2::read::GzDecoder;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use molecule_tests::support::{Agent, sql_id};
-use molecule_tests::{ADMIN, PATIENCE, TestApp, on_both_engines};
+use molecule_tests::{ADMIN, TestApp, on_both_engines};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ use tokio::net::TcpStream;
 
 use crate::scripted::{Scripted, nothing_is_staged, write};
 
+/// What a client waits for an answer, also on a busy machine.
+const LONGEST: Duration = Duration::from_secs(120);
 const FILES: &[(&str, &str)] = &[
     ("plugin.yaml", "version: \"1\"\n"),
     ("rules/a.md", "a rule"),
@@ -60,7 +63,7 @@ async fn ask(
     bearer: Option<&str>,
     headers: &[(&str, &str)],
 ) -> Raw {
-    let client = reqwest::Client::builder().timeout(PATIENCE).build();
+    let client = reqwest::Client::builder().timeout(LONGEST).build();
     let url = format!("{}{path}", app.url);
     let mut request = client.expect("a client").request(method, url);
     if let Some(bearer) = bearer {
@@ -386,7 +389,7 @@ async fn many_downloads_of_something_large_are_all_whole() {
     let source = Scripted::default();
     source.tree("large", |folder| {
         let mut state = 1_u64;
-        let noise: String = (0..2_000_000)
+        let noise: String = (0..200_000)
             .map(|_| {
                 state = state
                     .wrapping_mul(6_364_136_223_846_793_005)
@@ -412,7 +415,7 @@ async fn many_downloads_of_something_large_are_all_whole() {
         assert_eq!(reply.header("etag"), all[0].header("etag"));
         assert!(reply.body == all[0].body);
     }
-    assert!(all[0].body.len() > 1_000_000);
+    assert!(all[0].body.len() > 100_000);
     nothing_is_staged(&app).await;
 }
 

@@ -4,6 +4,7 @@ mod archive;
 mod range;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use molecule_hooks::PluginName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,6 +29,8 @@ use crate::store::timestamp;
 const SPOOLED_AT_ONCE: usize = 32;
 /// Archives that are packed at once: each of them takes a processor.
 const PACKED_AT_ONCE: usize = 2;
+/// How long a download waits for room: those before it may be sent slowly.
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(60);
 /// Who found no room tries again after this time.
 const RETRY_SECS: u64 = 10;
 const FAILED: &str = "plugin download failed";
@@ -77,7 +80,7 @@ impl Plugins {
         let source = SourceRef::parse(source.unwrap_or(&local))
             .map_err(|_| Error::invalid("invalid plugin source"))?;
         let room = Arc::clone(&self.downloads.room).acquire_owned();
-        let Ok(Ok(room)) = tokio::time::timeout_at(deadline, room).await else {
+        let Ok(Ok(room)) = tokio::time::timeout(WAIT_FOR_ROOM, room).await else {
             let error = Error::not_now("too many plugins are downloaded at once");
             return Err(error.retry_after(RETRY_SECS));
         };
