@@ -25,8 +25,8 @@ pub use env_map::{
 pub use env_mutator::{EnvMutator, WorkspaceContext};
 pub use error::{HookError, HookErrorKind};
 pub use plugin_source::{
-    BuildSourceResult, FetchRequest, FetchedPlugin, MAX_PLUGIN_NAME_BYTES, PluginName, PluginRef,
-    PluginSource, PluginSourceError, TreeLimits,
+    BuildSourceResult, FetchRequest, FetchedPlugin, MAX_FRAGMENT_BYTES, MAX_PLUGIN_NAME_BYTES,
+    PluginName, PluginRef, PluginSource, PluginSourceError, TreeLimits,
 };
 pub use registry::{ChainError, RegisteredHook, Registry, RegistryError};
 pub use secret::{REDACTED, Secret, redact_token_shapes};

@@ -108,6 +108,88 @@ pub enum PluginRef {
     Commit(String),
 }
 
+/// Longest fragment that names a revision, in bytes.
+pub const MAX_FRAGMENT_BYTES: usize = 255;
+
+impl PluginRef {
+    /// What the fragment of a spec means, the text behind its `#`: `tag:latest`,
+    /// `tag:<name>`, `sha:<40 digits>`, 40 digits alone, or the name of a tag or branch.
+    /// `None` when no repository can have such a revision.
+    ///
+    /// ```
+    /// use molecule_hooks::PluginRef;
+    /// let commit = "0123456789abcdef0123456789abcdef01234567";
+    /// for (fragment, meant) in [
+    ///     ("v1.2.0", PluginRef::Named("v1.2.0".into())),
+    ///     ("tag:v1.2.0", PluginRef::Tag("v1.2.0".into())),
+    ///     ("tag:latest", PluginRef::LatestTag),
+    ///     (commit, PluginRef::Commit(commit.into())),
+    ///     ("sha:0123456789ABCDEF0123456789ABCDEF01234567", PluginRef::Commit(commit.into())),
+    /// ] {
+    ///     assert_eq!(PluginRef::of_fragment(fragment), Some(meant), "{fragment}");
+    /// }
+    /// for fragment in ["", "-x", "a b", "a..b", "sha:abc", "tag:", "a:b", "x.lock", "$(id)"] {
+    ///     assert_eq!(PluginRef::of_fragment(fragment), None, "{fragment}");
+    /// }
+    /// ```
+    pub fn of_fragment(fragment: &str) -> Option<Self> {
+        if let Some(digits) = fragment.strip_prefix("sha:") {
+            return commit_id(digits).map(Self::Commit);
+        }
+        if let Some(name) = fragment.strip_prefix("tag:") {
+            return match name {
+                "latest" => Some(Self::LatestTag),
+                name => is_ref_name(name).then(|| Self::Tag(name.to_owned())),
+            };
+        }
+        match commit_id(fragment) {
+            Some(id) => Some(Self::Commit(id)),
+            None => is_ref_name(fragment).then(|| Self::Named(fragment.to_owned())),
+        }
+    }
+
+    /// The fragment that means this: the inverse of [`of_fragment`](Self::of_fragment);
+    /// empty for [`Default`](Self::Default).
+    pub fn to_fragment(&self) -> String {
+        match self {
+            Self::Default => String::new(),
+            Self::Named(name) => name.clone(),
+            Self::Tag(name) => format!("tag:{name}"),
+            Self::LatestTag => "tag:latest".to_owned(),
+            Self::Commit(id) => format!("sha:{id}"),
+        }
+    }
+
+    /// True when it can never mean another revision.
+    pub fn is_immutable(&self) -> bool {
+        matches!(self, Self::Commit(_))
+    }
+}
+
+/// 40 hexadecimal digits, in lower case.
+fn commit_id(text: &str) -> Option<String> {
+    let digits = text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| text.to_ascii_lowercase())
+}
+
+/// Whether a tag or branch can be called so, and no program can take it for an option,
+/// a pattern or a range. Stricter than git.
+fn is_ref_name(name: &str) -> bool {
+    let first = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.');
+    let plain = |c: u8| first(c) || matches!(c, b'/' | b'-');
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.ends_with('.')
+            && !part.ends_with(".lock")
+    };
+    name.len() <= MAX_FRAGMENT_BYTES
+        && name.bytes().next().is_some_and(first)
+        && name.bytes().all(plain)
+        && !name.contains("..")
+        && name.split('/').all(part)
+}
+
 /// What to fetch.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]

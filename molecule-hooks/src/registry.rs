@@ -8,6 +8,7 @@ use crate::descriptor::{HookDescriptor, is_valid_hook_name};
 use crate::env_map::{EnvMap, EnvSource};
 use crate::env_mutator::{EnvMutator, WorkspaceContext};
 use crate::error::HookError;
+use crate::plugin_source::PluginSource;
 use crate::token_provider::TokenProvider;
 
 /// The chain of hooks of one server: an ordinary value, cheap to clone, shared
@@ -30,6 +31,7 @@ use crate::token_provider::TokenProvider;
 #[derive(Clone, Default)]
 pub struct Registry {
     hooks: Arc<RwLock<Vec<RegisteredHook>>>,
+    sources: Arc<RwLock<Vec<Arc<dyn PluginSource>>>>,
     skipped: Arc<Vec<&'static str>>,
 }
 
@@ -172,6 +174,24 @@ impl Registry {
             }),
             false => Err(RegistryError { problems }),
         }
+    }
+
+    /// Adds a source of workspace plugins. A server takes the sources there are when
+    /// it starts; of two with one scheme the later one counts, also where the server
+    /// brings a source of that scheme itself.
+    pub fn register_source(&self, source: Arc<dyn PluginSource>) {
+        self.sources
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(source);
+    }
+
+    /// The sources of workspace plugins, in the order they were registered.
+    pub fn sources(&self) -> Vec<Arc<dyn PluginSource>> {
+        self.sources
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How many hooks the chain has.

@@ -2,6 +2,9 @@
 //! into a workspace, and what is known about them.
 
 pub(crate) mod routes;
+mod source;
+
+pub use self::source::{GitSource, LocalSource};
 
 use std::sync::Arc;
 

@@ -19,7 +19,6 @@ mod images;
 mod log;
 mod lookup;
 mod mask;
-mod program;
 mod run;
 mod source;
 mod still;
