@@ -8,7 +8,7 @@ use molecule_hooks::PluginName;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{BackendError, InstanceRef};
+use super::{BackendError, InstanceRef, Progress};
 use crate::tree::Tree;
 
 /// Folder of the plugins below the config directory.
@@ -164,6 +164,10 @@ pub trait PluginSupply: Send + Sync {
 
     /// Told once for each wanted plugin.
     fn done(&self, plugin: &PluginName, result: SupplyResult);
+
+    /// Told once by whoever asked for the start, when it is over: the instance that has
+    /// them now, or none when it failed.
+    async fn ended(&self, _instance_id: Option<&str>) {}
 }
 
 /// A plugin that a workspace should have.
@@ -217,6 +221,7 @@ impl fmt::Debug for Plugins {
 /// Whoever knows which plugins a workspace should have.
 #[async_trait]
 pub trait PluginSupplies: Send + Sync {
-    /// The plugins of a workspace that is about to start.
-    async fn of(&self, workspace: Uuid) -> Plugins;
+    /// The plugins of a workspace that is about to start. Fetching them is told to
+    /// `progress`.
+    async fn of(&self, workspace: Uuid, progress: Progress) -> Plugins;
 }

@@ -9,5 +9,6 @@ mod installed;
 mod journey;
 mod receipts;
 mod redelivery;
+mod shelf;
 mod sources;
 mod staging;
