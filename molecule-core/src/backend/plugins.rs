@@ -1,5 +1,10 @@
 //! Plugins in workspaces: what a backend can do with their trees.
 
+mod deliveries;
+mod owned;
+mod report;
+pub(super) mod transaction;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +13,9 @@ use molecule_hooks::PluginName;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub(super) use self::deliveries::{Deliveries, UnderWay};
+pub(super) use self::owned::{Ledger, doomed_skills};
+pub(super) use self::report::{Told, marker_bytes};
 use super::{BackendError, InstanceRef, Progress};
 use crate::tree::Tree;
 
@@ -129,7 +137,9 @@ pub enum DeliveryError {
     /// A step of the transaction failed; the tree of before is in place.
     #[error("{step}: {reason}")]
     Step {
-        /// Its name: `roots`, `stage`, `verify`, `snapshot`, `exchange`, …
+        /// Its name: `roots` (the hidden folders), `stage` (bringing the files), `run`
+        /// (nothing in the image can do the rest), `verify`, `sync`, `snapshot`,
+        /// `exchange`, `remove`, `list` or `read`.
         step: &'static str,
         /// What went wrong.
         reason: String,
