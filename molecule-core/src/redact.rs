@@ -11,7 +11,7 @@ mod tests;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use molecule_hooks::{REDACTED, redact_token_shapes};
+use molecule_hooks::redact_token_shapes;
 use serde_json::Value;
 use uuid::Uuid;
 
