@@ -1,6 +1,7 @@
 //! Workspace plugins over real sockets.
 
 mod allowlist;
+mod checks;
 mod download;
 mod drift;
 mod faults;
@@ -9,6 +10,8 @@ mod installed;
 mod journey;
 mod receipts;
 mod redelivery;
+mod registry;
+mod scripted;
 mod shelf;
 mod sources;
 mod staging;
