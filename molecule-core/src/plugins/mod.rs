@@ -3,6 +3,7 @@
 
 mod allowlist;
 mod deliver;
+mod download;
 mod drift;
 mod follow;
 mod ground;
@@ -70,6 +71,7 @@ pub(crate) struct Plugins {
     sources: Sources,
     staging: Arc<staging::Staging>,
     listing: Arc<registry::Listing>,
+    downloads: Arc<download::Downloads>,
     drift: Arc<drift::Drift>,
 }
 
@@ -90,6 +92,7 @@ impl Plugins {
             room: Arc::new(Semaphore::new(install::AT_ONCE)),
             staging,
             listing: Arc::default(),
+            downloads: Arc::default(),
             drift: Arc::default(),
         }
     }

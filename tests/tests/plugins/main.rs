@@ -10,6 +10,7 @@ mod installed;
 mod journey;
 mod receipts;
 mod redelivery;
+mod scripted;
 mod shelf;
 mod sources;
 mod staging;
