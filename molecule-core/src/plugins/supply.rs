@@ -168,6 +168,7 @@ impl Supply {
             // It was let in when it was installed, as what it still must be.
             pins: Pins {
                 skip_pinning: true,
+                vetted: row.tree_sha256.clone(),
                 ..Pins::default()
             },
             expected_name: Some(&row.plugin_name),

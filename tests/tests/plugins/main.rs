@@ -12,3 +12,4 @@ mod redelivery;
 mod shelf;
 mod sources;
 mod staging;
+mod updates;
