@@ -47,13 +47,21 @@ impl Asked {
     /// Whether the names of a repository were asked for: since version 2 of the
     /// protocol that is a request of its own.
     pub fn is_lookup(&self) -> bool {
-        let newer = self.headers.get("git-protocol");
-        let newer =
-            newer.is_some_and(|value| value.as_bytes().windows(9).any(|v| v == b"version=2"));
-        match newer {
-            true => self.body.windows(15).any(|part| part == b"command=ls-refs"),
+        match self.headers.contains_key("git-protocol") {
+            true => self.says("command=ls-refs"),
             false => self.target.contains("/info/refs?"),
         }
+    }
+
+    /// Whether that was for one name only, as before a fetch by name.
+    pub fn is_lookup_of_one(&self) -> bool {
+        self.is_lookup() && self.says("ref-prefix ") && !self.says("ref-prefix refs/tags/\n")
+    }
+
+    /// Whether the body has a text in it.
+    pub fn says(&self, text: &str) -> bool {
+        let mut parts = self.body.windows(text.len());
+        parts.any(|part| part == text.as_bytes())
     }
 }
 

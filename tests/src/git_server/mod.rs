@@ -126,27 +126,22 @@ impl GitServer {
     /// How often somebody asked a repository for the names it has. An empty name means
     /// all repositories.
     pub fn lookups(&self, repository: &str) -> usize {
-        self.commands(repository, b"command=ls-refs")
+        self.commands(repository, "command=ls-refs")
     }
 
     /// How often somebody fetched from a repository. An empty name means all.
     pub fn fetches(&self, repository: &str) -> usize {
-        self.commands(repository, b"command=fetch")
+        self.commands(repository, "command=fetch")
     }
 
-    fn commands(&self, repository: &str, command: &[u8]) -> usize {
+    fn commands(&self, repository: &str, command: &str) -> usize {
         let asked = lock(&self.host.asked);
         let of = |asked: &&Asked| {
             let path = asked.target.trim_start_matches('/');
             let named = path.strip_prefix(repository);
             named.is_some_and(|rest| repository.is_empty() || rest.starts_with(".git/"))
         };
-        let says = |asked: &&Asked| {
-            asked
-                .body
-                .windows(command.len())
-                .any(|part| part == command)
-        };
+        let says = |asked: &&Asked| asked.says(command);
         asked.iter().filter(of).filter(says).count()
     }
 }
@@ -176,7 +171,7 @@ async fn answer(State(host): State<Arc<Host>>, request: Request) -> Response {
             let rest = asked.target.replacen(&name, &new, 1);
             return moved(rest);
         }
-        Some(Fault::GivesOut(other)) if !is_lookup => {
+        Some(Fault::GivesOut(other)) if !is_lookup || asked.is_lookup_of_one() => {
             served.target = asked.target.replacen(&name, &other, 1);
         }
         Some(Fault::Stalls) => return stalled(),

@@ -55,6 +55,11 @@ impl Repository {
                 let init = [&["init", "--quiet", "--initial-branch=main"], kind].concat();
                 git(place, &init);
             }
+            // Files are stored as they are, whatever attributes they have.
+            let attributes = "* -text -eol -ident -filter -working-tree-encoding\n";
+            let info = work.join(".git/info");
+            fs::create_dir_all(&info).expect("a folder");
+            fs::write(info.join("attributes"), attributes).expect("a file");
             // As public hosts do.
             git(&bare, &["config", "uploadpack.allowFilter", "true"]);
             git(&bare, &["config", "uploadpack.allowAnySHA1InWant", "true"]);
