@@ -16,3 +16,4 @@ mod sources;
 mod staging;
 mod turns;
 mod uninstall;
+mod updates;
