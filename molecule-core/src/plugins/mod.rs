@@ -3,6 +3,7 @@
 
 mod allowlist;
 mod deliver;
+pub(crate) mod diagnosis;
 mod drift;
 mod follow;
 mod ground;
