@@ -365,3 +365,26 @@ statement!(
 pub(in crate::plugins) async fn of_git(db: &Db) -> sqlx::Result<i64> {
     with_db!(db, |pool| sqlx::query_scalar(OF_GIT).fetch_one(pool).await)
 }
+
+statement!(
+    UNSEEN,
+    "SELECT count(*) FROM workspace_plugins p
+     JOIN workspaces w ON w.id = p.workspace_id AND w.status <> 'removed'
+     WHERE p.tracked_ref <> 'none' AND p.tracked_ref NOT LIKE 'sha:%' AND p.installed_sha IS NOT NULL
+       AND p.update_mode <> 'off' AND COALESCE(p.checked_at, p.installed_at) < $1"
+);
+
+/// How many plugins follow something that nobody looked at since; none where nobody is
+/// to look.
+pub(in crate::plugins) async fn unseen_since(
+    db: &Db,
+    before: Option<DateTime<Utc>>,
+) -> sqlx::Result<i64> {
+    let Some(before) = before else {
+        return Ok(0);
+    };
+    with_db!(db, |pool| sqlx::query_scalar(UNSEEN)
+        .bind(before)
+        .fetch_one(pool)
+        .await)
+}
