@@ -1,4 +1,6 @@
 use super::known::{ENTRY_BYTES, MOST_OWNERS, PASSING_BYTES};
+use molecule_hooks::REDACTED;
+
 use super::*;
 
 #[test]

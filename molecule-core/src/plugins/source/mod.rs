@@ -12,7 +12,7 @@ use molecule_hooks::{PluginSource, Registry};
 
 pub use self::git::GitSource;
 pub use self::local::LocalSource;
-pub(super) use self::reference::{InvalidSource, LOCAL, SourceRef, with_fragment};
+pub(super) use self::reference::SourceRef;
 use super::registry::RegistryFolder;
 use crate::config::Config;
 
