@@ -1,5 +1,6 @@
 //! Workspace plugins over real sockets.
 
+mod agents;
 mod allowlist;
 mod download;
 mod drift;
@@ -8,6 +9,7 @@ mod ground;
 mod install;
 mod installed;
 mod journey;
+mod on_docker;
 mod receipts;
 mod redelivery;
 mod scripted;
@@ -17,3 +19,6 @@ mod staging;
 mod turns;
 mod uninstall;
 mod updates;
+#[path = "../terminal/world.rs"]
+#[allow(dead_code, reason = "the tests of terminals need more of it")]
+mod world;
