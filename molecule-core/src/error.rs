@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Conflict,
     /// The request body is too large.
     TooLarge,
+    /// What the request asks for is too large.
+    Oversized,
     /// Well-formed, and what it asks for may not be.
     Unprocessable,
     /// Too many requests.
@@ -139,6 +141,11 @@ impl Error {
         Self::new(Kind::TooLarge, "request body too large")
     }
 
+    /// What the request asks for is too large; the request itself is not.
+    pub(crate) fn oversized(message: impl Into<String>) -> Self {
+        Self::new(Kind::Oversized, message)
+    }
+
     /// The datastore does not answer: clients key on `code` and retry.
     pub(crate) fn unavailable(cause: impl Into<anyhow::Error>) -> Self {
         Self::new(
@@ -167,6 +174,13 @@ impl Error {
         if self.kind == Kind::Internal {
             message.clone_into(&mut self.message);
         }
+        self
+    }
+
+    /// Tells the same trouble in other words, without what was told beside it.
+    pub(crate) fn restated(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self.extra.clear();
         self
     }
 

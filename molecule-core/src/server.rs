@@ -17,7 +17,7 @@ pub(crate) use parts::{choose_backend, cipher};
 
 use crate::app::{self, App, Parts};
 use crate::auth::{Auth, TokenHash};
-use crate::backend::{self, SharedBackend};
+use crate::backend::{self, PluginSupplies, SharedBackend};
 use crate::canvas::Canvas;
 use crate::cidr::Cidr;
 use crate::config::{BackendChoice, Config, ConfigError};
@@ -376,7 +376,24 @@ impl Wiring {
         );
         presence.start(&supervisor);
         telemetry::keep_metrics_small(&supervisor);
+        let plugins = Arc::new(Plugins::new(plugins::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            backend: Arc::clone(&backend),
+            events: events.clone(),
+            leader: leader.clone(),
+            redactor: redactor.clone(),
+            registry: registry.clone(),
+            supervisor: supervisor.clone(),
+            workspaces: workspaces.clone(),
+        }));
+        let supplies: Arc<dyn PluginSupplies> = plugins.clone();
+        workspaces.set_plugins(Arc::downgrade(&supplies));
         workspaces.start().await?;
+        plugins.start().await?;
+        plugins.start_drift(cadence.plugin_drift);
         let sweeps = Sweeps::new(sweeps::Services {
             config: Arc::clone(&config),
             clock: clock.clone(),
@@ -398,19 +415,6 @@ impl Wiring {
             workspaces: workspaces.clone(),
         });
         rollout.start(cadence.images);
-        let plugins = Plugins::new(plugins::Services {
-            config: Arc::clone(&config),
-            clock: clock.clone(),
-            db: db.clone(),
-            auth: auth.clone(),
-            backend: Arc::clone(&backend),
-            events: events.clone(),
-            leader: leader.clone(),
-            redactor: redactor.clone(),
-            registry: registry.clone(),
-            supervisor: supervisor.clone(),
-            workspaces: workspaces.clone(),
-        });
         let terminals = Terminals::new(terminal::Services {
             backend: Arc::clone(&backend),
             db: db.clone(),
@@ -426,6 +430,7 @@ impl Wiring {
         let shell = Shell::new(ShellParts {
             redactor,
             timeout,
+            slow: slow_routes(&config),
             templates: app::openapi()
                 .paths
                 .paths
@@ -495,6 +500,17 @@ fn proxies(config: &Config, timeout: Duration) -> Result<Proxies, StartError> {
     let canvas = config.server.canvas_proxy_url.as_deref();
     Proxies::new(control_plane, canvas, timeout)
         .map_err(|error| ConfigError::single(error.to_string()).into())
+}
+
+/// Routes that the usual deadline would cut, and how long they may take.
+fn slow_routes(config: &Config) -> Vec<(&'static str, Duration)> {
+    let mut slow = vec![(
+        "/admin/workspace-images/refresh",
+        // Five minutes of pulls, and what follows them.
+        Duration::from_secs(7 * 60),
+    )];
+    slow.extend(plugins::routes::slow(config));
+    slow
 }
 
 fn known_credential(auth: &Auth) -> KnownCredential {

@@ -19,6 +19,8 @@ CREATE TABLE workspace_plugins (
     -- The look for newer revisions.
     checked_at       TIMESTAMPTZ,
     check_failures   INTEGER NOT NULL DEFAULT 0,
+    -- The newest revision that somebody dismissed; not queued until upstream moves.
+    dismissed_sha    TEXT,
     CONSTRAINT workspace_plugins_workspace_name UNIQUE (workspace_id, plugin_name)
 );
 CREATE INDEX workspace_plugins_tracked ON workspace_plugins (tracked_ref) WHERE tracked_ref <> 'none';
@@ -35,7 +37,10 @@ CREATE TABLE plugin_update_queue (
     created_at       TIMESTAMPTZ NOT NULL,
     decided_at       TIMESTAMPTZ,
     -- Somebody applies it until then.
-    applying_until   TIMESTAMPTZ
+    applying_until   TIMESTAMPTZ,
+    -- When somebody tried to apply it last, and what came of it: null, or the answer.
+    tried_at         TIMESTAMPTZ,
+    last_error       TEXT
 );
 CREATE UNIQUE INDEX plugin_update_queue_pending_unique ON plugin_update_queue (workspace_id, plugin_name)
     WHERE status = 'pending';

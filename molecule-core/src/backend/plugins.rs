@@ -1,5 +1,10 @@
 //! Plugins in workspaces: what a backend can do with their trees.
 
+mod deliveries;
+mod owned;
+mod report;
+pub(super) mod transaction;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,7 +13,10 @@ use molecule_hooks::PluginName;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{BackendError, InstanceRef};
+pub(super) use self::deliveries::{Deliveries, UnderWay};
+pub(super) use self::owned::{Ledger, doomed_skills};
+pub(super) use self::report::{Told, marker_bytes};
+use super::{BackendError, InstanceRef, Progress};
 use crate::tree::Tree;
 
 /// Folder of the plugins below the config directory.
@@ -129,7 +137,9 @@ pub enum DeliveryError {
     /// A step of the transaction failed; the tree of before is in place.
     #[error("{step}: {reason}")]
     Step {
-        /// Its name: `roots`, `stage`, `verify`, `snapshot`, `exchange`, …
+        /// Its name: `roots` (the hidden folders), `stage` (bringing the files), `run`
+        /// (nothing in the image can do the rest), `verify`, `sync`, `snapshot`,
+        /// `exchange`, `remove`, `list` or `read`.
         step: &'static str,
         /// What went wrong.
         reason: String,
@@ -164,6 +174,10 @@ pub trait PluginSupply: Send + Sync {
 
     /// Told once for each wanted plugin.
     fn done(&self, plugin: &PluginName, result: SupplyResult);
+
+    /// Told once by whoever asked for the start, when it is over: the instance that has
+    /// them now, or none when it failed.
+    async fn ended(&self, _instance_id: Option<&str>) {}
 }
 
 /// A plugin that a workspace should have.
@@ -217,6 +231,7 @@ impl fmt::Debug for Plugins {
 /// Whoever knows which plugins a workspace should have.
 #[async_trait]
 pub trait PluginSupplies: Send + Sync {
-    /// The plugins of a workspace that is about to start.
-    async fn of(&self, workspace: Uuid) -> Plugins;
+    /// The plugins of a workspace that is about to start. Fetching them is told to
+    /// `progress`.
+    async fn of(&self, workspace: Uuid, progress: Progress) -> Plugins;
 }

@@ -55,6 +55,10 @@ event_types! {
     WorkspaceTerminalOpened = "WORKSPACE_TERMINAL_OPENED",
     /// A terminal in it ended.
     WorkspaceTerminalClosed = "WORKSPACE_TERMINAL_CLOSED",
+    /// A plugin was delivered into it.
+    WorkspacePluginInstalled = "WORKSPACE_PLUGIN_INSTALLED",
+    /// A plugin was removed from it.
+    WorkspacePluginUninstalled = "WORKSPACE_PLUGIN_UNINSTALLED",
     /// A team grew out of it.
     WorkspaceExpanded = "WORKSPACE_EXPANDED",
     /// Its team was removed.

@@ -51,7 +51,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Gone => StatusCode::GONE,
         Kind::Conflict => StatusCode::CONFLICT,
-        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::TooLarge | Kind::Oversized => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
         Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,

@@ -5,7 +5,7 @@ mod fold;
 use std::fmt;
 use std::marker::PhantomData;
 
-use axum::body::{Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
@@ -50,16 +50,7 @@ impl<S: HasBodyLimit> FromRequest<S> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> std::result::Result<Self, ApiError> {
-        let (body, limit) = (request.into_body(), state.max_body_bytes());
-        if body.size_hint().lower() > limit as u64 {
-            // Nobody waits for what will be refused.
-            return Err(Error::too_large().into());
-        }
-        match axum::body::to_bytes(body, limit).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(error) if is_too_large(&error) => Err(Error::too_large().into()),
-            Err(_) => Err(Error::invalid("invalid request body").into()),
-        }
+        Ok(Self::read(request.into_body(), state.max_body_bytes()).await?)
     }
 }
 
@@ -68,6 +59,23 @@ fn is_too_large(error: &axum::Error) -> bool {
 }
 
 impl JsonBody {
+    /// Reads a body of at most `limit` bytes, for routes that must decide something
+    /// before they look at it.
+    ///
+    /// # Errors
+    /// 413 `request body too large`; 400 `invalid request body` when it does not arrive.
+    pub(crate) async fn read(body: Body, limit: usize) -> Result<Self> {
+        if body.size_hint().lower() > limit as u64 {
+            // Nobody waits for what will be refused.
+            return Err(Error::too_large());
+        }
+        match axum::body::to_bytes(body, limit).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(error) if is_too_large(&error) => Err(Error::too_large()),
+            Err(_) => Err(Error::invalid("invalid request body")),
+        }
+    }
+
     /// Refuses a body over `limit` bytes, where a route allows less than the
     /// server does.
     ///

@@ -39,12 +39,6 @@ use crate::supervisor::Supervisor;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Routes that wait for an agent; their caller says how long.
 const BOUNDED_BY_CALLER: [&str; 1] = ["/workspaces/:id/a2a"];
-/// Routes that take longer than others by their nature, and how long.
-const SLOW: [(&str, Duration); 1] = [(
-    "/admin/workspace-images/refresh",
-    // Five minutes of pulls, and what follows them.
-    Duration::from_secs(7 * 60),
-)];
 /// A little more than a caller may ask for.
 const LONGEST_CALL: Duration = Duration::from_secs(31 * 60);
 /// A caller's own id is kept up to this length.
@@ -59,6 +53,9 @@ pub(crate) struct ShellParts {
     pub(crate) redactor: Redactor,
     /// For the head of a response; its body may take longer.
     pub(crate) timeout: Duration,
+    /// Routes that take longer than others by their nature, as the metrics call them,
+    /// and how long.
+    pub(crate) slow: Vec<(&'static str, Duration)>,
     /// Templates of the routes, for the metrics.
     pub(crate) templates: Vec<String>,
     pub(crate) cors: Cors,
@@ -267,7 +264,7 @@ impl Inner {
     /// How long a request may take.
     fn limit_of(&self, path: &str) -> Duration {
         let usual = self.parts.timeout;
-        let slow = SLOW.iter().find(|(slow, _)| *slow == path);
+        let slow = self.parts.slow.iter().find(|(slow, _)| *slow == path);
         match BOUNDED_BY_CALLER.contains(&path) {
             true => LONGEST_CALL.max(usual),
             false => slow.map_or(usual, |(_, limit)| usual.max(*limit)),

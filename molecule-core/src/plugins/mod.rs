@@ -1,14 +1,36 @@
 //! Workspace plugins: where their bytes come from, whether they may be had, how they get
 //! into a workspace, and what is known about them.
 
+mod allowlist;
+mod deliver;
+mod download;
+mod drift;
+mod follow;
+mod ground;
+mod install;
+mod installed;
+mod locks;
+mod manifest;
+mod pins;
+mod receipts;
+mod registry;
+mod restart;
 pub(crate) mod routes;
+mod signature;
 mod source;
+mod staging;
+mod store;
+mod supply;
+mod track;
+mod uninstall;
+mod updates;
 
 pub use self::source::{GitSource, LocalSource};
 
 use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::backend::SharedBackend;
@@ -18,6 +40,9 @@ use crate::redact::Redactor;
 use crate::store::{Db, Leader};
 use crate::supervisor::Supervisor;
 use crate::workspaces::Workspaces;
+use locks::Doors;
+pub(crate) use signature::TrustedKey;
+use source::Sources;
 
 /// Everything this room works with.
 pub(crate) struct Services {
@@ -39,12 +64,46 @@ pub(crate) struct Services {
 #[derive(Clone)]
 pub(crate) struct Plugins {
     services: Arc<Services>,
+    /// Keeps changes of one plugin of one workspace apart.
+    doors: Doors,
+    /// Room for the trees of installs.
+    room: Arc<Semaphore>,
+    sources: Sources,
+    staging: Arc<staging::Staging>,
+    listing: Arc<registry::Listing>,
+    downloads: Arc<download::Downloads>,
+    drift: Arc<drift::Drift>,
 }
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
+        let staging = Arc::new(staging::Staging::new(&services.config));
+        let sweeping = Arc::clone(&staging);
+        services
+            .supervisor
+            .spawn("plugin-staging-sweep", async move {
+                // It says itself what it could not do.
+                let _ = tokio::task::spawn_blocking(move || sweeping.sweep()).await;
+            });
         Self {
+            sources: Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
+            doors: Doors::default(),
+            room: Arc::new(Semaphore::new(install::AT_ONCE)),
+            staging,
+            listing: Arc::default(),
+            downloads: Arc::default(),
+            drift: Arc::default(),
         }
+    }
+
+    /// Takes over what an earlier run left.
+    pub(crate) async fn start(&self) -> sqlx::Result<()> {
+        if let Db::Sqlite(_) = self.services.db {
+            // Nobody else can be working on this file: no operation is alive.
+            store::locks::forget_all(&self.services.db).await?;
+            store::queue::release_all(&self.services.db).await?;
+        }
+        Ok(())
     }
 }

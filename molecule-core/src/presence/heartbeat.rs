@@ -13,7 +13,7 @@ use super::{Presence, store};
 use crate::error::{Error, Kind, Result};
 use crate::events::EventType;
 use crate::store::timestamp;
-use crate::workspaces::{Status, Trigger, Vitals, next_status};
+use crate::workspaces::{LoadedPlugin, Status, Trigger, Vitals, next_status};
 
 /// Largest monthly spend that is believed, in USD cents.
 const MAX_SPEND: i64 = 1_000_000_000_000;
@@ -41,6 +41,10 @@ pub(crate) struct Heartbeat {
     runtime_state: Option<String>,
     /// Capabilities of the runtime.
     runtime_metadata: Option<RuntimeMetadata>,
+    /// The plugins it has loaded, when it says so: 256 at most. What cannot be read is
+    /// left alone.
+    #[schema(value_type = Option<Vec<LoadedPlugin>>)]
+    plugins: Option<Value>,
 }
 
 /// What the runtime does itself.
@@ -62,7 +66,7 @@ impl Presence {
     ///
     /// # Errors
     /// 400 `invalid request body`, 401, 404 `workspace not found`, 503.
-    pub(crate) async fn heartbeat(&self, beat: Heartbeat, bearer: Option<&str>) -> Result<()> {
+    pub(crate) async fn heartbeat(&self, mut beat: Heartbeat, bearer: Option<&str>) -> Result<()> {
         let id = beat.id()?;
         let status = match self.admit(id, bearer).await {
             Ok((status, _)) => status,
@@ -75,6 +79,7 @@ impl Presence {
         };
         let overrides = beat.overrides();
         let vitals = beat.vitals(overrides);
+        let plugins = beat.plugins.take();
         let report = self.report(id, beat);
         if let Some(to) = next_status(status, Trigger::Heartbeat(vitals)) {
             let event = describe(status, to, vitals, &report);
@@ -82,6 +87,12 @@ impl Presence {
             Box::pin(self.change_status(id, status, to, event, &report))
                 .await
                 .map_err(|error| error.says("failed to update"))?;
+        }
+        if let Some(plugins) = plugins
+            && let Some(news) = self.news_of_plugins(id, &plugins)
+        {
+            // Boxed: hardly any heartbeat comes here.
+            Box::pin(self.keep_plugins(id, news)).await;
         }
         let (task, active, uptime) = (
             report.current_task.clone(),

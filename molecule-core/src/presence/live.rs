@@ -129,6 +129,9 @@ struct Known {
     /// Fingerprint of the current task; its text may be long.
     task: u64,
     overrides: Overrides,
+    /// Fingerprint of what it says of its plugins and is stored; zero when nothing is
+    /// known.
+    plugins: u64,
 }
 
 /// The memory of this room. Cheap to clone.
@@ -162,7 +165,7 @@ impl Live {
         let mut state = self.state();
         let known = state.known.entry(id).or_default();
         let changed = known.task != task;
-        *known = Known { task, overrides };
+        (known.task, known.overrides) = (task, overrides);
         if let Some(earlier) = state.unwritten.get(&id) {
             report.follows(earlier);
         }
@@ -175,10 +178,26 @@ impl Live {
         (self.state().known.get(&id)).map_or_else(Overrides::default, |known| known.overrides)
     }
 
+    /// A number for a text, never zero.
+    pub(super) fn fingerprint(&self, text: &str) -> u64 {
+        self.hasher.hash_one(text).max(1)
+    }
+
+    /// Fingerprint of what a workspace said of its plugins last.
+    pub(super) fn plugins(&self, id: Uuid) -> u64 {
+        self.state().known.get(&id).map_or(0, |known| known.plugins)
+    }
+
+    /// What a workspace says of its plugins is stored.
+    pub(super) fn set_plugins(&self, id: Uuid, fingerprint: u64) {
+        self.state().known.entry(id).or_default().plugins = fingerprint;
+    }
+
     /// Another agent took over: what the one before declared does not bind it.
     pub(super) fn restarted(&self, id: Uuid) {
         if let Some(known) = self.state().known.get_mut(&id) {
             known.overrides = Overrides::default();
+            known.plugins = 0;
         }
     }
 

@@ -4,6 +4,7 @@ mod card;
 mod discovery;
 mod heartbeat;
 mod live;
+mod plugins;
 mod register;
 pub(crate) mod routes;
 mod routes_discovery;

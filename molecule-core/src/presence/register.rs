@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::events::EventType;
 use crate::outbound::Refusal;
 use crate::store::timestamp;
-use crate::workspaces::{Trigger, next_status};
+use crate::workspaces::{LoadedPlugin, Trigger, next_status};
 
 /// What an agent says when it starts.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -24,6 +24,10 @@ pub(crate) struct Register {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Value)]
     agent_card: Option<Value>,
+    /// The plugins it has loaded, when it says so: 256 at most. What cannot be read is
+    /// left alone.
+    #[schema(value_type = Option<Vec<LoadedPlugin>>)]
+    plugins: Option<Value>,
 }
 
 /// Tells a missing field from an explicit `null`.
@@ -72,12 +76,15 @@ impl Presence {
         (self.workspaces.guard().check_registration(&url, id))
             .await
             .map_err(|refusal: Refusal| problem(&refusal.to_string()))?;
+        let plugins = register.plugins.as_ref();
+        let plugins = plugins.and_then(|plugins| self.plugins_text(id, plugins));
         let failed = |error: sqlx::Error| Error::from(error).says("registration failed");
         let mut tx = self.db.begin().await.map_err(failed)?;
         let row = store::Registration {
             id,
             url: &url,
             card: &card,
+            plugins: plugins.as_deref(),
             now: timestamp(&self.clock),
         };
         let mut event = None;

@@ -49,16 +49,20 @@ pub(super) struct Registration<'a> {
     pub(super) id: Uuid,
     pub(super) url: &'a str,
     pub(super) card: &'a Value,
+    /// What it says of its plugins, if anything.
+    pub(super) plugins: Option<&'a str>,
     pub(super) now: DateTime<Utc>,
 }
 
 statement!(
     /// The URL of an instance this server started stays: it was inspected, not
-    /// claimed. An agent that starts was not idle before.
+    /// claimed. An agent that starts was not idle before, and knows nothing of the
+    /// plugins that the one before had loaded.
     REGISTER,
     "UPDATE workspaces
      SET status = 'online', agent_card = $2, last_heartbeat_at = $4, updated_at = $4, idle_since = NULL,
-         url = CASE WHEN instance_id IS NOT NULL AND url <> '' THEN url ELSE $3 END
+         url = CASE WHEN instance_id IS NOT NULL AND url <> '' THEN url ELSE $3 END,
+         loaded_plugins = $5, loaded_plugins_at = $4
      WHERE id = $1
        AND status IN ('provisioning', 'online', 'offline', 'degraded', 'failed', 'awaiting_agent')
      RETURNING delivery_mode"
@@ -71,8 +75,31 @@ pub(super) async fn register(tx: &mut Tx, row: &Registration<'_>) -> sqlx::Resul
         .bind(Json(row.card))
         .bind(row.url)
         .bind(row.now)
+        .bind(row.plugins)
         .fetch_optional(conn)
         .await)
+}
+
+statement!(
+    SET_PLUGINS,
+    "UPDATE workspaces SET loaded_plugins = $2, loaded_plugins_at = $3
+     WHERE id = $1 AND status <> 'removed' AND loaded_plugins IS DISTINCT FROM $2"
+);
+
+/// True when the row said something else.
+pub(super) async fn set_plugins(
+    db: &Db,
+    id: Uuid,
+    plugins: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    with_db!(db, |pool| sqlx::query(SET_PLUGINS)
+        .bind(id)
+        .bind(plugins)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|done| done.rows_affected() == 1))
 }
 
 statement!(

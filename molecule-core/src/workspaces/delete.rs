@@ -202,7 +202,7 @@ impl Workspaces {
     async fn clear_compute(&self, id: Uuid) -> Option<Uuid> {
         let clearing = async {
             self.provisioner.cancel(id).await;
-            let _pass = self.provisioner.gate().enter(id).await;
+            let _pass = self.provisioner.gate().enter_to_end(id).await;
             self.services.remove_compute(id).await
         };
         match tokio::time::timeout(STOP_TIMEOUT, clearing).await {

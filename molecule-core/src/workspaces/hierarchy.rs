@@ -58,6 +58,20 @@ impl Tree {
         .take(MAX_DEPTH)
     }
 
+    /// The workspace at the top of the hierarchy that a workspace is in, itself if it
+    /// is on top. None when it is unknown, or its parents lead nowhere.
+    pub(crate) fn root(&self, id: Uuid) -> Option<Uuid> {
+        let mut at = id;
+        // Longer than this is a circle.
+        for _ in 0..self.parents.len() {
+            match self.parents.get(&at)? {
+                Some(parent) => at = *parent,
+                None => return Some(at),
+            }
+        }
+        None
+    }
+
     /// True when there is such a workspace.
     pub(crate) fn contains(&self, id: Uuid) -> bool {
         self.parents.contains_key(&id)

@@ -28,6 +28,21 @@ fn family() -> Tree {
 }
 
 #[test]
+fn the_root_is_found_from_any_depth_and_never_on_a_circle() {
+    let tree = family();
+    for (of, root) in [(1, 1), (11, 1), (111, 1), (21, 2)] {
+        assert_eq!(tree.root(id(of)), Some(id(root)), "{of}");
+    }
+    assert_eq!(tree.root(id(99)), None);
+    let deep: Vec<_> = (0..200_u128).map(|n| (n, n.checked_sub(1))).collect();
+    assert_eq!(self::tree(&deep).root(id(199)), Some(id(0)));
+    let circle = self::tree(&[(1, Some(2)), (2, Some(3)), (3, Some(1)), (4, Some(1))]);
+    for of in 1..5 {
+        assert_eq!(circle.root(id(of)), None, "{of}");
+    }
+}
+
+#[test]
 fn relatives_may_talk_and_cousins_may_not() {
     let allowed = [
         (1, 1, "itself"),

@@ -133,7 +133,7 @@ impl Workspaces {
             {
                 under_way.cancel().await;
             }
-            let _pass = self.provisioner.gate().enter(id).await;
+            let _pass = self.provisioner.gate().enter_to_end(id).await;
             match store::status(&self.services.db, id).await {
                 // Resumed in the meantime: it runs by right.
                 Ok(Some(status)) if !is_asleep(&status) => true,

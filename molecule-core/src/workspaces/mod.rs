@@ -15,6 +15,7 @@ mod external;
 mod gate;
 mod hierarchy;
 mod lifecycle;
+mod loaded;
 mod memories;
 mod model;
 mod operator;
@@ -35,9 +36,10 @@ mod template;
 mod timeouts;
 mod update;
 mod view;
+mod visit;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use molecule_hooks::{Clock, WorkspaceContext};
@@ -45,7 +47,9 @@ use uuid::Uuid;
 
 pub(crate) use directory::Directory;
 pub(crate) use env_plan::EnvPlans;
+pub(crate) use gate::Turn;
 pub(crate) use hierarchy::Hierarchy;
+pub(crate) use loaded::LoadedPlugin;
 pub(crate) use model::{Status, Workspace};
 pub(crate) use recovery::Orphan;
 pub(crate) use restart::Absence;
@@ -53,7 +57,7 @@ pub(crate) use restart_source::{RestartRequest, Restarting};
 pub(crate) use status::{Trigger, Vitals, next as next_status};
 
 use crate::auth::Auth;
-use crate::backend::{InstanceRef, SharedBackend};
+use crate::backend::{InstanceRef, PluginSupplies, SharedBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -119,6 +123,12 @@ impl Workspaces {
             restarts,
             declared: Arc::default(),
         }
+    }
+
+    /// From now on every start is given the plugins that `supplies` knows of. Said before
+    /// [`start`](Self::start): a boot that this server takes over needs them as well.
+    pub(crate) fn set_plugins(&self, supplies: Weak<dyn PluginSupplies>) {
+        self.provisioner.set_plugins(supplies);
     }
 
     /// Takes over what an earlier run left and starts the loops.

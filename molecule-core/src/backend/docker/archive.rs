@@ -1,4 +1,4 @@
-//! The tar stream that brings a workspace's files into its container.
+//! The tar streams that bring files into a container.
 //!
 //! One thread reads the files and writes the archive, piece by piece, into a channel
 //! that holds a few pieces. So a large template needs no more memory than a small
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::tar::TarWriter;
+pub(super) use self::tar::TarWriter;
 use crate::backend::template::{self, Receiver, Template, TemplateError, TemplateFile};
 use crate::backend::{Phase, StartSpec};
 
@@ -37,12 +37,21 @@ const PRIVATE_MODE: u32 = 0o600;
 pub(super) enum ArchiveError {
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// A file could not be read, or is another one by now.
+    #[error("{0:?} cannot be read ({1})")]
+    Read(String, io::ErrorKind),
     /// The reader went away; it knows why.
     #[error("the upload ended early")]
     Abandoned,
 }
 
-/// What an archive holds.
+/// What can be written as an archive.
+pub(super) trait Pack: Send + 'static {
+    /// Writes all entries. Blocks.
+    fn pack(&self, tar: &mut TarWriter) -> Result<(), ArchiveError>;
+}
+
+/// The files of a workspace that starts.
 pub(super) struct Content {
     /// Folders at its root, to be handed to the agent.
     pub(super) folders: Vec<String>,
@@ -67,7 +76,7 @@ pub(super) struct Writing {
 /// Begins to write an archive. The stream fails, so that half an archive never looks
 /// like a whole one, when the content cannot be read.
 pub(super) fn write(
-    content: Content,
+    content: impl Pack,
 ) -> (
     Writing,
     impl Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -80,7 +89,7 @@ pub(super) fn write(
         stop: stop.clone(),
         runtime: Handle::current(),
     };
-    let task = tokio::task::spawn_blocking(move || content.write(outlet));
+    let task = tokio::task::spawn_blocking(move || write_to(&content, outlet));
     let stream = stream::poll_fn(move |context| received.poll_recv(context));
     (Writing { task, moved, stop }, stream)
 }
@@ -113,21 +122,20 @@ impl Outlet {
     }
 }
 
-impl Content {
-    fn write(self, outlet: Outlet) -> Result<(), ArchiveError> {
-        let mut tar = TarWriter::new(outlet);
-        let written = self.write_all(&mut tar);
-        match written {
-            Ok(()) => tar.finish(),
-            Err(error) => {
-                // Whoever reads may be gone; the first error is the one to tell.
-                let _ = tar.fail();
-                Err(error)
-            }
+fn write_to(content: &impl Pack, outlet: Outlet) -> Result<(), ArchiveError> {
+    let mut tar = TarWriter::new(outlet);
+    match content.pack(&mut tar) {
+        Ok(()) => tar.finish(),
+        Err(error) => {
+            // Whoever reads may be gone; the first error is the one to tell.
+            let _ = tar.fail();
+            Err(error)
         }
     }
+}
 
-    fn write_all(&self, tar: &mut TarWriter) -> Result<(), ArchiveError> {
+impl Pack for Content {
+    fn pack(&self, tar: &mut TarWriter) -> Result<(), ArchiveError> {
         for folder in &self.folders {
             tar.folder(folder)?;
         }

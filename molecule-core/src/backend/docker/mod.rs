@@ -11,16 +11,19 @@ mod config_file;
 mod console;
 mod container;
 mod daemon;
+mod exec;
 mod facts;
 mod image;
 mod isolation;
 mod names;
 mod network;
 mod objects;
+mod plugins;
 mod start;
 mod storage;
 mod terminal;
 mod transport;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,10 +40,11 @@ use self::daemon::{CallError, Daemon};
 use self::isolation::Isolation;
 use self::names::Labels;
 use self::objects::Found;
+use super::plugins::Deliveries;
 use super::scrub::Scrubber;
 use super::{
     BackendError, BackendKind, Changes, Console, Fact, Images, Instance, InstanceRef, Liveness,
-    ManagedInstance, StartSpec, Terminal, WorkspaceBackend, platform_env,
+    ManagedInstance, PluginTarget, StartSpec, Terminal, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::DockerConfig;
 
@@ -60,6 +64,10 @@ struct Inner {
     daemon: Daemon,
     images: image::State,
     builds: build::Builds,
+    deliveries: Deliveries,
+    /// What runs in the background, and what ends it.
+    tasks: TaskTracker,
+    closing: CancellationToken,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -95,6 +103,7 @@ impl DockerBackend {
         }
         let daemon = Daemon::new(&config)?;
         let builds = build::Builds::new(&config)?;
+        let (starts, closing) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self {
             inner: Arc::new(Inner {
                 images: image::State::new(&config),
@@ -102,9 +111,12 @@ impl DockerBackend {
                 instance,
                 daemon,
                 builds,
+                deliveries: Deliveries::default(),
+                tasks: starts.clone(),
+                closing: closing.clone(),
             }),
-            starts: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            starts,
+            closing,
         })
     }
 }
@@ -266,6 +278,10 @@ impl WorkspaceBackend for DockerBackend {
     }
 
     fn terminal(&self) -> Option<&dyn Terminal> {
+        Some(self)
+    }
+
+    fn plugins(&self) -> Option<&dyn PluginTarget> {
         Some(self)
     }
 

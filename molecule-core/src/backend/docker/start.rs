@@ -20,7 +20,7 @@ use super::daemon::CallError;
 use super::image;
 use super::isolation::Isolation;
 use super::objects::{self, Found};
-use super::{Inner, names, network};
+use super::{Inner, names, network, plugins};
 use crate::backend::environment::agent_env;
 use crate::backend::scrub::Scrubber;
 use crate::backend::{BackendError, ImageRequest, Instance, ObtainedImage, StartSpec, UndoStack};
@@ -107,6 +107,7 @@ impl Start {
                 .map_err(|error| self.error("remove seed container", error))?;
         }
         let processors = self.processors().await?;
+        let mut prepared = None;
         let mut port = None;
         let mut tries = 1;
         if isolation.is_on_host() {
@@ -120,10 +121,18 @@ impl Start {
             // Everything is in place before the agent looks for it.
             self.bring_files(&container, &volumes, isolation.is_sealed())
                 .await?;
+            let leftovers = match prepared {
+                Some(leftovers) => leftovers,
+                None => self.bring_plugins(&container, volumes.configs.new).await?,
+            };
+            prepared = Some(leftovers);
             self.launch(&container).await?;
             tries -= 1;
             match self.find_url(&container).await? {
                 Reached::At(url) => {
+                    if leftovers {
+                        plugins::repair_later(&self.inner, id, container.clone());
+                    }
                     return Ok(Instance {
                         instance_id: container,
                         url,
@@ -140,6 +149,28 @@ impl Start {
                     port = Some(self.pick_port(port).await?);
                 }
             }
+        }
+    }
+
+    /// Brings the plugins that are missing. True when something is to be repaired once
+    /// the container runs.
+    async fn bring_plugins(&self, container: &str, new: bool) -> Result<bool, BackendError> {
+        let seeding = plugins::Seeding {
+            inner: &self.inner,
+            container,
+            progress: &self.spec.progress,
+            new,
+        };
+        let bringing = async {
+            if let Some(supply) = self.spec.plugins.supply() {
+                seeding.run(&**supply).await;
+            }
+            !new && plugins::are_there(&self.inner.daemon, container).await
+        };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(BackendError::Cancelled),
+            leftovers = bringing => Ok(leftovers),
         }
     }
 

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use self::end::{Marked, Shell};
 use super::daemon::CallError;
+use super::exec::is_not_run;
 use super::objects::{self, Found};
 use super::transport::raw;
 use super::{DockerBackend, Inner, names};
@@ -251,15 +252,6 @@ async fn greeting(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u32, Bytes)>
 fn is_root(user: &str) -> bool {
     let name = user.split(':').next().unwrap_or_default();
     matches!(name, "" | "0" | "root")
-}
-
-/// True when a daemon that looks before it answers did not find the program.
-fn is_not_run(error: &CallError) -> bool {
-    matches!(error, CallError::Status(400 | 404 | 500, text) if {
-        let text = text.to_lowercase();
-        text.contains("exec") && (text.contains("no such file") || text.contains("not found")
-            || text.contains("permission denied"))
-    })
 }
 
 fn refused(error: CallError) -> TerminalError {

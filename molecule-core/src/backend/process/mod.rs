@@ -6,6 +6,7 @@
 
 mod agent;
 mod folder;
+mod plugins;
 mod proc_table;
 mod start;
 
@@ -23,9 +24,10 @@ use uuid::Uuid;
 
 use self::agent::AgentRecord;
 use self::folder::{Folder, Owner};
+use super::plugins::Deliveries;
 use super::{
-    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, StartSpec,
-    WorkspaceBackend, platform_env,
+    BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, PluginTarget,
+    StartSpec, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::ProcessConfig;
 
@@ -45,6 +47,7 @@ struct Inner {
     locks: Mutex<HashMap<Uuid, Weak<tokio::sync::Mutex<()>>>>,
     tasks: TaskTracker,
     closing: CancellationToken,
+    deliveries: Deliveries,
 }
 
 impl std::fmt::Debug for ProcessBackend {
@@ -98,6 +101,7 @@ impl ProcessBackend {
             locks: Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            deliveries: Deliveries::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -237,6 +241,10 @@ impl WorkspaceBackend for ProcessBackend {
     async fn list_managed(&self) -> Result<Vec<ManagedInstance>, BackendError> {
         let inner = Arc::clone(&self.inner);
         blocking_io("list workspaces", move || inner.list()).await
+    }
+
+    fn plugins(&self) -> Option<&dyn PluginTarget> {
+        Some(self)
     }
 
     async fn check(&self) -> Result<String, BackendError> {

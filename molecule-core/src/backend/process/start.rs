@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::AgentRecord;
 use super::folder::{Folder, FolderError, Owner};
-use super::{Inner, blocking, blocking_io};
+use super::{Inner, blocking, blocking_io, plugins};
 use crate::backend::environment::agent_env;
 use crate::backend::{BackendError, Instance, StartSpec, UndoStack, WorkspaceAccess};
 use crate::config::backend::ProcessConfig;
@@ -54,6 +54,8 @@ async fn steps(
     create_folder(&folder, undo).await?;
     go_on(cancel)?;
     write_files(&folder, spec, cancel).await?;
+    go_on(cancel)?;
+    plugins::prepare(inner, spec, folder.configs(), cancel).await;
     go_on(cancel)?;
 
     let configs = folder.configs();

@@ -2,7 +2,8 @@
 
 use url::Url;
 
-use crate::config::PluginsConfig;
+use crate::config::{PluginsConfig, SignaturePolicy};
+use crate::plugins::TrustedKey;
 
 /// One sentence per problem.
 pub(super) fn problems(plugins: &PluginsConfig, found: &mut Vec<String>) {
@@ -18,6 +19,21 @@ pub(super) fn problems(plugins: &PluginsConfig, found: &mut Vec<String>) {
     ];
     for (field, _) in limits.into_iter().filter(|(_, value)| *value == 0) {
         found.push(format!("plugins.{field}: must be at least 1"));
+    }
+    // By their number: what stands in the wrong place may be a secret.
+    for (entry, key) in (1..).zip(&plugins.trusted_keys) {
+        if let Err(problem) = TrustedKey::parse(key) {
+            found.push(format!(
+                "plugins.trusted_keys (PLUGIN_TRUSTED_KEYS): entry {entry} {problem}"
+            ));
+        }
+    }
+    if plugins.require_signature == SignaturePolicy::Enforce && plugins.trusted_keys.is_empty() {
+        found.push(
+            "plugins.require_signature (PLUGIN_REQUIRE_SIGNATURE): enforce needs \
+             plugins.trusted_keys, or no plugin can be installed"
+                .to_owned(),
+        );
     }
     let url = Url::parse(&plugins.github_url);
     if !url.is_ok_and(|url| is_base(&url)) {

@@ -20,7 +20,8 @@ fn shell(closing: &CancellationToken, limit: u64) -> Shell {
     Shell::new(ShellParts {
         redactor: Redactor::default(),
         timeout: TIMEOUT,
-        templates: vec!["/panic".to_owned()],
+        slow: vec![("/slow", TIMEOUT * 20)],
+        templates: vec!["/panic".to_owned(), "/slow".to_owned()],
         cors: Cors::new(&[ORIGIN.to_owned()]),
         limiter: Some(RateLimiter::new(limit, Duration::from_secs(60))),
         known_credential: Box::new(|headers| {
@@ -62,6 +63,7 @@ async fn ask(closing: &CancellationToken, limit: u64, path: &str, boom: bool) ->
     let routes = OpenApiRouter::new()
         .route("/panic", get(panics))
         .route("/hang", get(std::future::pending::<&'static str>))
+        .route("/slow", get(async || tokio::time::sleep(TIMEOUT * 2).await))
         .route("/words", get(async || endless()))
         .route("/rare", get(rare))
         .route(
@@ -102,6 +104,12 @@ async fn a_panic_is_a_json_500_with_every_header() {
     }
     let (response, _) = answer("/panic", false).await;
     assert_eq!(response.headers()["x-ratelimit-remaining"], "9");
+}
+
+#[tokio::test]
+async fn a_slow_route_has_a_deadline_of_its_own() {
+    let (response, _) = answer("/slow", false).await;
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

@@ -18,12 +18,13 @@ const MAX_NAME: usize = 100;
 const AGENT_ID: u64 = 1000;
 const FOLDER_MODE: u32 = 0o755;
 
-/// Writes entries that belong to the agent's user. Whoever drops it before
+/// Writes entries that usually belong to the agent's user. Whoever drops it before
 /// [`finish`](Self::finish) leaves an archive without an end.
-pub(super) struct TarWriter {
+pub(in super::super) struct TarWriter {
     outlet: Outlet,
     buffer: Vec<u8>,
     modified: u64,
+    owner: (u64, u64),
 }
 
 impl TarWriter {
@@ -32,16 +33,17 @@ impl TarWriter {
             outlet,
             buffer: Vec::with_capacity(PIECE_BYTES),
             modified: u64::try_from(chrono::Utc::now().timestamp()).unwrap_or_default(),
+            owner: (AGENT_ID, AGENT_ID),
         }
     }
 
     /// A folder, named without a slash at its end.
-    pub(super) fn folder(&mut self, name: &str) -> Result<(), ArchiveError> {
+    pub(in super::super) fn folder(&mut self, name: &str) -> Result<(), ArchiveError> {
         self.entry(&format!("{name}/"), EntryType::Directory, FOLDER_MODE, 0)
     }
 
     /// A file with its content.
-    pub(super) fn file(
+    pub(in super::super) fn file(
         &mut self,
         name: &str,
         mode: u32,
@@ -52,9 +54,23 @@ impl TarWriter {
         self.end_file(content.len() as u64)
     }
 
+    /// A file that belongs to another user and group.
+    pub(in super::super) fn file_of(
+        &mut self,
+        owner: (u64, u64),
+        name: &str,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let usual = std::mem::replace(&mut self.owner, owner);
+        let written = self.file(name, mode, content);
+        self.owner = usual;
+        written
+    }
+
     /// The head of a file whose content of `size` bytes goes into
     /// [`buffer`](Self::buffer), followed by [`end_file`](Self::end_file).
-    pub(super) fn begin_file(
+    pub(in super::super) fn begin_file(
         &mut self,
         name: &str,
         mode: u32,
@@ -64,7 +80,7 @@ impl TarWriter {
     }
 
     /// Where content can be appended, with room for a good piece of it.
-    pub(super) fn buffer(&mut self) -> Result<&mut Vec<u8>, ArchiveError> {
+    pub(in super::super) fn buffer(&mut self) -> Result<&mut Vec<u8>, ArchiveError> {
         if self.buffer.capacity() - self.buffer.len() < MIN_ROOM {
             self.flush()?;
         }
@@ -72,7 +88,7 @@ impl TarWriter {
     }
 
     /// Fills a file of `size` bytes up to whole blocks.
-    pub(super) fn end_file(&mut self, size: u64) -> Result<(), ArchiveError> {
+    pub(in super::super) fn end_file(&mut self, size: u64) -> Result<(), ArchiveError> {
         let rest = (size % BLOCK as u64) as usize;
         if rest > 0 {
             self.append(&[0; BLOCK][rest..])?;
@@ -123,8 +139,8 @@ impl TarWriter {
         header.as_old_mut().name[..name.len()].copy_from_slice(name);
         header.set_entry_type(kind);
         header.set_mode(mode);
-        header.set_uid(AGENT_ID);
-        header.set_gid(AGENT_ID);
+        header.set_uid(self.owner.0);
+        header.set_gid(self.owner.1);
         header.set_mtime(self.modified);
         header.set_size(size);
         header.set_cksum();

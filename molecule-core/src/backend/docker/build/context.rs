@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tar::{Builder, EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
-use super::ignore::{self, Ignore};
+use crate::tree::ignore::{self, Ignore};
 
 /// The file that says how to build, in the root.
 pub(super) const DOCKERFILE: &str = "Dockerfile";

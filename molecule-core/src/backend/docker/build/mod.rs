@@ -14,7 +14,6 @@ mod context;
 mod error;
 mod flight;
 mod git;
-mod ignore;
 mod images;
 mod log;
 mod lookup;

@@ -1,25 +1,17 @@
 //! Bringing the files of a workspace into its container.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use bollard::errors::Error;
-use bollard::query_parameters::UploadToContainerOptionsBuilder;
-use tokio::time::timeout;
-
-use super::super::archive::{self, ArchiveError, Content};
+use super::super::archive::{ArchiveError, Content};
 use super::super::config_file;
 use super::super::container::{CONFIG_PATH, SESSIONS_PATH};
 use super::super::daemon::CallError;
+use super::super::upload;
 use super::volumes::Volumes;
 use super::{Start, refused};
 use crate::backend::BackendError;
 
 const OPERATION: &str = "write files";
-/// An upload of which nothing moves for so many times what a usual call takes has
-/// failed.
-const STALL_FACTOR: u32 = 2;
 
 impl Start {
     /// Hands a new config volume to the agent's user, through a container that is
@@ -114,32 +106,10 @@ impl Start {
         path: &str,
         content: Content,
     ) -> Result<(), BackendError> {
-        let daemon = &self.inner.daemon;
-        let client = daemon
-            .client()
-            .await
-            .map_err(|error| self.error(OPERATION, error))?;
-        let options = UploadToContainerOptionsBuilder::default()
-            .path(path)
-            .build();
-        let (writing, stream) = archive::write(content);
-        // Also when this is dropped half-way.
-        let stop = writing.stop.drop_guard();
-        let body = bollard::body_try_stream(stream);
-        let bound = daemon.timeout() * STALL_FACTOR;
-        let both = async {
-            let call = client.upload_to_container(container, Some(options), body);
-            let sent = while_moving(bound, &writing.moved, call).await;
-            // Who refused an archive does not read the rest of it.
-            if sent.is_err() {
-                drop(stop);
-            }
-            let written = writing.task.await;
-            Ok((written.unwrap_or(Err(ArchiveError::Abandoned)), sent))
-        };
-        match self.read(both).await {
+        let sending = upload::send(&self.inner.daemon, container, path, content);
+        match self.read(sending).await {
             // Half an archive can look like a whole one to the daemon.
-            Ok((Err(ArchiveError::Template(error)), _)) => {
+            Ok((Err(error @ (ArchiveError::Template(_) | ArchiveError::Read(..))), _)) => {
                 Err(refused(OPERATION, &error.to_string()))
             }
             Ok((_, Err(error))) if error.is_disk_full() => {
@@ -150,53 +120,5 @@ impl Start {
             Ok((Err(error), Ok(()))) => Err(refused(OPERATION, &error.to_string())),
             Ok((Ok(()), Ok(()))) => Ok(()),
         }
-    }
-}
-
-/// Waits for `call` as long as `moved` grows within every `bound`.
-async fn while_moving(
-    bound: Duration,
-    moved: &AtomicU64,
-    call: impl Future<Output = Result<(), Error>>,
-) -> Result<(), CallError> {
-    let mut call = std::pin::pin!(call);
-    let mut before = moved.load(Ordering::Relaxed);
-    loop {
-        if let Ok(ended) = timeout(bound, &mut call).await {
-            return ended.map_err(CallError::from);
-        }
-        let now = moved.load(Ordering::Relaxed);
-        if now == before {
-            return Err(CallError::Timeout);
-        }
-        before = now;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn an_upload_may_last_as_long_as_it_moves() {
-        let bound = Duration::from_secs(10);
-        let moved = AtomicU64::new(0);
-        let slow = async {
-            for _ in 0..20 {
-                tokio::time::sleep(Duration::from_secs(9)).await;
-                moved.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        };
-        while_moving(bound, &moved, slow).await.unwrap();
-
-        let began = tokio::time::Instant::now();
-        let stuck = async {
-            moved.fetch_add(1, Ordering::Relaxed);
-            std::future::pending().await
-        };
-        let error = while_moving(bound, &moved, stuck).await.unwrap_err();
-        assert!(matches!(error, CallError::Timeout), "{error:?}");
-        assert!(began.elapsed() <= 2 * bound);
     }
 }

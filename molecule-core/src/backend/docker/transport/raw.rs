@@ -4,7 +4,11 @@
 //! The library takes the bytes of a terminal for headers of frames when they look
 //! like one, and then waits, and collects, for as much as they seem to promise.
 
+use std::io;
+
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited as LimitedBody};
@@ -46,6 +50,33 @@ pub(in super::super) async fn upgrade(
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
     Ok(TokioIo::new(upgraded))
+}
+
+/// Asks for a stream of bytes, `most` of them with the head. The caller bounds the time.
+///
+/// # Errors
+/// [`CallError::Status`] when the daemon refused.
+pub(in super::super) async fn download(
+    endpoint: &Endpoint,
+    path: &str,
+    most: usize,
+) -> Result<BoxStream<'static, io::Result<Bytes>>, CallError> {
+    let request = Request::builder()
+        .uri(path)
+        .header(HOST, "docker")
+        .body(Full::new(Bytes::new()))
+        .map_err(broken)?;
+    let (response, connection) = send(endpoint, request, most).await?;
+    if response.status() != StatusCode::OK {
+        return Err(refusal(response).await);
+    }
+    let pieces = response.into_body().into_data_stream();
+    // The connection ends with the stream.
+    let pieces = pieces.map(move |piece| {
+        let _ = &connection;
+        piece.map_err(io::Error::other)
+    });
+    Ok(pieces.boxed())
 }
 
 /// Asks for JSON. The caller bounds the time.

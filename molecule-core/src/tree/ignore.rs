@@ -1,17 +1,18 @@
-//! `.dockerignore`, as the Docker client reads it.
+//! What is left out of a tree: `.dockerignore` as the Docker client reads it, and other
+//! lists that are written likewise.
 //!
 //! One pattern per line; `*` and `?` stay within a part of a path, `**` does not,
 //! `[a-z]` is a class, `\` takes the meaning of the next character. A pattern also
 //! covers what is below. `!` brings back; the last match counts.
 
 /// Longest file that is read.
-pub(super) const MAX_BYTES: u64 = 64 * 1024;
+pub(crate) const MAX_BYTES: u64 = 64 * 1024;
 /// Most patterns.
 const MAX_PATTERNS: usize = 1000;
 
-/// What is left out of a build.
+/// What is left out.
 #[derive(Debug, Default)]
-pub(super) struct Ignore {
+pub(crate) struct Ignore {
     patterns: Vec<Pattern>,
 }
 
@@ -31,7 +32,7 @@ enum Part {
 
 impl Ignore {
     /// Reads the file; none when it has more patterns than anybody needs.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut patterns = Vec::new();
         for line in text.trim_start_matches('\u{feff}').lines() {
             if line.starts_with('#') {
@@ -56,7 +57,7 @@ impl Ignore {
 
     /// Whether a path, relative to the root, is left out. Asks before every pattern
     /// whether to `stop`; then there is no answer.
-    pub(super) fn covers(&self, path: &str, stop: impl Fn() -> bool) -> Option<bool> {
+    pub(crate) fn covers(&self, path: &str, stop: impl Fn() -> bool) -> Option<bool> {
         let path: Vec<Vec<char>> = path.split('/').map(|part| part.chars().collect()).collect();
         let mut covered = false;
         if stop() {
@@ -75,7 +76,7 @@ impl Ignore {
     }
 
     /// Whether something below a folder that is left out may still be wanted.
-    pub(super) fn brings_back(&self) -> bool {
+    pub(crate) fn brings_back(&self) -> bool {
         self.patterns.iter().any(|pattern| pattern.brings_back)
     }
 }
