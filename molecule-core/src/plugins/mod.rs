@@ -6,6 +6,8 @@ mod deliver;
 mod download;
 mod drift;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ground;
 mod install;
 mod installed;
