@@ -1,5 +1,6 @@
 //! Workspace plugins over real sockets.
 
+mod agents;
 mod allowlist;
 mod checks;
 mod download;
@@ -9,6 +10,7 @@ mod ground;
 mod install;
 mod installed;
 mod journey;
+mod on_docker;
 mod receipts;
 mod redelivery;
 mod registry;
@@ -19,3 +21,6 @@ mod staging;
 mod turns;
 mod uninstall;
 mod updates;
+#[path = "../terminal/world.rs"]
+#[allow(dead_code, reason = "the tests of terminals need more of it")]
+mod world;
