@@ -59,7 +59,8 @@ pub(crate) struct Parts {
     pub(crate) events: Events,
     pub(crate) images: Images,
     pub(crate) leader: Leader,
-    pub(crate) plugins: Plugins,
+    /// Held here, and asked for plugins by who starts workspaces.
+    pub(crate) plugins: Arc<Plugins>,
     pub(crate) presence: Presence,
     pub(crate) rollout: Rollout,
     pub(crate) secrets: Secrets,

@@ -177,6 +177,13 @@ impl Error {
         self
     }
 
+    /// Tells the same trouble in other words, without what was told beside it.
+    pub(crate) fn restated(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self.extra.clear();
+        self
+    }
+
     /// Sets the `Retry-After` header of the answer.
     pub(crate) fn retry_after(mut self, secs: u64) -> Self {
         self.retry_after_secs = Some(secs);

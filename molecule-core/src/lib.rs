@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 mod error;
 mod events;
+mod git;
 mod hooks;
 mod http;
 mod identity;
@@ -36,6 +37,7 @@ pub use events::{Event, EventType};
 /// The hook SDK this server was built with.
 pub use molecule_hooks;
 pub use molecule_hooks::Registry;
+pub use plugins::{GitSource, LocalSource};
 pub use run::run;
 pub use secrets::{EncryptionKey, KeyError};
 pub use server::{Server, ServerBuilder, StartError};

@@ -17,7 +17,7 @@ pub(crate) use parts::{choose_backend, cipher};
 
 use crate::app::{self, App, Parts};
 use crate::auth::{Auth, TokenHash};
-use crate::backend::{self, SharedBackend};
+use crate::backend::{self, PluginSupplies, SharedBackend};
 use crate::canvas::Canvas;
 use crate::cidr::Cidr;
 use crate::config::{BackendChoice, Config, ConfigError};
@@ -376,7 +376,24 @@ impl Wiring {
         );
         presence.start(&supervisor);
         telemetry::keep_metrics_small(&supervisor);
+        let plugins = Arc::new(Plugins::new(plugins::Services {
+            config: Arc::clone(&config),
+            clock: clock.clone(),
+            db: db.clone(),
+            auth: auth.clone(),
+            backend: Arc::clone(&backend),
+            events: events.clone(),
+            leader: leader.clone(),
+            redactor: redactor.clone(),
+            registry: registry.clone(),
+            supervisor: supervisor.clone(),
+            workspaces: workspaces.clone(),
+        }));
+        let supplies: Arc<dyn PluginSupplies> = plugins.clone();
+        workspaces.set_plugins(Arc::downgrade(&supplies));
         workspaces.start().await?;
+        plugins.start().await?;
+        plugins.start_drift(cadence.plugin_drift);
         let sweeps = Sweeps::new(sweeps::Services {
             config: Arc::clone(&config),
             clock: clock.clone(),
@@ -398,20 +415,6 @@ impl Wiring {
             workspaces: workspaces.clone(),
         });
         rollout.start(cadence.images);
-        let plugins = Plugins::new(plugins::Services {
-            config: Arc::clone(&config),
-            clock: clock.clone(),
-            db: db.clone(),
-            auth: auth.clone(),
-            backend: Arc::clone(&backend),
-            events: events.clone(),
-            leader: leader.clone(),
-            redactor: redactor.clone(),
-            registry: registry.clone(),
-            supervisor: supervisor.clone(),
-            workspaces: workspaces.clone(),
-        });
-        plugins.start().await?;
         let terminals = Terminals::new(terminal::Services {
             backend: Arc::clone(&backend),
             db: db.clone(),

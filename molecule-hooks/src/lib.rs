@@ -9,6 +9,7 @@ mod error;
 mod plugin_source;
 mod registry;
 mod secret;
+mod source_descriptor;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token_cache;
@@ -25,11 +26,12 @@ pub use env_map::{
 pub use env_mutator::{EnvMutator, WorkspaceContext};
 pub use error::{HookError, HookErrorKind};
 pub use plugin_source::{
-    BuildSourceResult, FetchRequest, FetchedPlugin, MAX_FRAGMENT_BYTES, MAX_PLUGIN_NAME_BYTES,
-    PluginName, PluginRef, PluginSource, PluginSourceError, TreeLimits,
+    FetchRequest, FetchedPlugin, MAX_FRAGMENT_BYTES, MAX_PLUGIN_NAME_BYTES, PluginName, PluginRef,
+    PluginSource, PluginSourceError, TreeLimits,
 };
 pub use registry::{ChainError, RegisteredHook, Registry, RegistryError};
 pub use secret::{REDACTED, Secret, redact_token_shapes};
+pub use source_descriptor::{BuildSourceResult, PluginSourceDescriptor, is_valid_scheme};
 pub use token_cache::{EMPTY_TOKEN, TokenCache};
 pub use token_provider::{Token, TokenProvider, TokenRequest, TokenScope};
 /// The `tracing` this SDK logs through; use it so that events reach the server's log.

@@ -8,8 +8,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::error::HookError;
-
 /// Longest name of a plugin, in bytes.
 pub const MAX_PLUGIN_NAME_BYTES: usize = 128;
 
@@ -327,6 +325,3 @@ pub trait PluginSource: Send + Sync + 'static {
         spec.to_owned()
     }
 }
-
-/// What a build function of a source returns: see [`BuildResult`](crate::BuildResult).
-pub type BuildSourceResult = Result<Option<std::sync::Arc<dyn PluginSource>>, HookError>;

@@ -1,18 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::config::{HooksConfig, RawConfig};
-use crate::descriptor::{HookDescriptor, is_valid_hook_name};
+use crate::config::HooksConfig;
+use crate::descriptor::HookDescriptor;
 use crate::env_map::{EnvMap, EnvSource};
 use crate::env_mutator::{EnvMutator, WorkspaceContext};
 use crate::error::HookError;
 use crate::plugin_source::PluginSource;
+use crate::source_descriptor::PluginSourceDescriptor;
 use crate::token_provider::TokenProvider;
 
-/// The chain of hooks of one server: an ordinary value, cheap to clone, shared
-/// by its clones.
+mod linked;
+
+/// The chain of hooks of one server, and the sources of plugins that hook crates
+/// bring: an ordinary value, cheap to clone, shared by its clones.
 ///
 /// [`from_linked`](Registry::from_linked) builds it from what was compiled in;
 /// [`new`](Registry::new) and [`register`](Registry::register) build it by hand,
@@ -107,73 +108,22 @@ impl Registry {
         self.push(mutator, String::new());
     }
 
-    /// Builds every hook that is linked into this binary and configured.
+    /// Builds every hook and every source of plugins that is linked into this binary
+    /// and configured.
     ///
-    /// Order: [`HooksConfig::order`], then the rest by name.
+    /// Order of the hooks: [`HooksConfig::order`], then the rest by name. Sources have
+    /// none: their schemes tell them apart.
     ///
     /// # Errors
-    /// All problems at once: two linked hooks of one name, a section or an order
-    /// entry for a hook that is not linked, a section that does not decode, a
-    /// build that failed.
+    /// All problems at once: two linked hooks or sources of one name, two sources of
+    /// one scheme, a section or an order entry for one that is not linked, a section
+    /// that does not decode, a build that failed.
     pub fn from_linked(config: &HooksConfig) -> Result<Self, RegistryError> {
-        Self::from_descriptors(&HookDescriptor::linked(), config)
-    }
-
-    fn from_descriptors(
-        linked: &[&'static HookDescriptor],
-        config: &HooksConfig,
-    ) -> Result<Self, RegistryError> {
-        let mut problems = Vec::new();
-        let mut by_name: BTreeMap<&str, &'static HookDescriptor> = BTreeMap::new();
-        for descriptor in linked {
-            if by_name.insert(descriptor.name, descriptor).is_some() {
-                problems.push(format!(
-                    "two linked hooks are called {:?}; remove one of the two crates",
-                    descriptor.name
-                ));
-            }
+        linked::Linked {
+            hooks: &HookDescriptor::linked(),
+            sources: &PluginSourceDescriptor::linked(),
         }
-        for name in config
-            .sections
-            .keys()
-            .filter(|name| !by_name.contains_key(name.as_str()))
-        {
-            problems.push(not_linked(&format!("hooks.config.{name}"), name, &by_name));
-        }
-        let mut listed = BTreeSet::new();
-        for name in &config.order {
-            if !by_name.contains_key(name.as_str()) {
-                problems.push(not_linked("hooks.order", name, &by_name));
-            }
-            if !listed.insert(name.as_str()) {
-                problems.push(format!("hooks.order lists {name:?} twice"));
-            }
-        }
-        let ordered = config
-            .order
-            .iter()
-            .filter_map(|name| by_name.get(name.as_str()))
-            .chain(by_name.values().filter(|d| !listed.contains(d.name)));
-        let registry = Self::new();
-        let mut skipped = Vec::new();
-        for descriptor in ordered {
-            match build(descriptor, config) {
-                Ok(Some(mutator)) => registry.push(mutator, descriptor.version.to_owned()),
-                Ok(None) => skipped.push(descriptor.name),
-                Err(found) => problems.extend(
-                    found
-                        .into_iter()
-                        .map(|p| format!("hook {:?}: {p}", descriptor.name)),
-                ),
-            }
-        }
-        match problems.is_empty() {
-            true => Ok(Self {
-                skipped: Arc::new(skipped),
-                ..registry
-            }),
-            false => Err(RegistryError { problems }),
-        }
+        .build(config)
     }
 
     /// Adds a source of workspace plugins. A server takes the sources there are when
@@ -212,7 +162,7 @@ impl Registry {
             .collect()
     }
 
-    /// Hooks that are linked but not configured, and so not part of the chain.
+    /// Hooks and sources that are linked but not configured, and so not there.
     pub fn skipped(&self) -> &[&'static str] {
         &self.skipped
     }
@@ -301,48 +251,6 @@ impl RegisteredHook {
     }
 }
 
-fn build(
-    descriptor: &HookDescriptor,
-    config: &HooksConfig,
-) -> Result<Option<Arc<dyn EnvMutator>>, Vec<String>> {
-    if !is_valid_hook_name(descriptor.name) {
-        return Err(vec!["its name is not lower-kebab".to_owned()]);
-    }
-    let section = config
-        .sections
-        .get(descriptor.name)
-        .cloned()
-        .unwrap_or_default();
-    let raw = RawConfig::new(section)
-        .map_err(|error| vec![error.chain()])?
-        .overlay(descriptor.fields, &config.env)?;
-    // A panicking build must not hide what else is wrong.
-    let built = catch_unwind(AssertUnwindSafe(|| descriptor.build(&raw, &config.context)))
-        .map_err(|_| vec!["it panicked while it was built; this is a bug in the hook".to_owned()])?
-        .map_err(|error| vec![raw.mask_secrets(&error.chain(), descriptor.fields)])?;
-    match built {
-        Some(hook) if hook.name() != descriptor.name => Err(vec![format!(
-            "it calls itself {:?}; the name given to register_hook! and EnvMutator::name must agree",
-            hook.name()
-        )]),
-        built => Ok(built),
-    }
-}
-
-fn not_linked(place: &str, name: &str, linked: &BTreeMap<&str, &HookDescriptor>) -> String {
-    let known: Vec<&str> = linked.keys().copied().collect();
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    };
-    let crate_name = name.replace('-', "_");
-    format!(
-        "{place} names the hook {name:?}, which is not linked into this binary (linked: {known}). \
-         Add the dependency `{name} = \"…\"` to Cargo.toml and the line `use {crate_name} as _;` to main.rs"
-    )
-}
-
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Registry").field(&self.names()).finish()
@@ -354,6 +262,3 @@ impl fmt::Debug for RegisteredHook {
         write!(f, "{} {}", self.name(), self.version)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use molecule_core::backend::{
     BackendError, BackendKind, Change, Changes, Console, Images, Instance, InstanceRef, Liveness,
-    ManagedInstance, StartSpec, WorkspaceBackend,
+    ManagedInstance, PluginTarget, StartSpec, WorkspaceBackend,
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::fake_images::FakeImages;
+use crate::fake_plugins::FakePlugins;
 
 /// How the next calls behave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct FakeBackend {
     state: Mutex<State>,
     /// Its images; it has none until they are switched on.
     pub images: FakeImages,
+    /// The plugins in its workspaces; it has them unless they are switched off.
+    pub plugins: FakePlugins,
 }
 
 #[derive(Default)]
@@ -355,6 +358,7 @@ impl WorkspaceBackend for FakeBackend {
             _ => {}
         }
         let image_digest = self.images.digest_of(spec, cancel).await?;
+        self.plugins.supply(spec).await;
         self.state(|state| {
             state.stopped.remove(&id);
             state.running.insert(id, spec.clone());
@@ -434,6 +438,7 @@ impl WorkspaceBackend for FakeBackend {
                 });
             }
             state.storage.remove(&workspace_id);
+            self.plugins.forget(workspace_id);
             Ok(())
         })
     }
@@ -491,6 +496,10 @@ impl WorkspaceBackend for FakeBackend {
 
     fn images(&self) -> Option<&dyn Images> {
         self.images.are_on().then_some(self as &dyn Images)
+    }
+
+    fn plugins(&self) -> Option<&dyn PluginTarget> {
+        (!self.plugins.are_off()).then_some(self as &dyn PluginTarget)
     }
 
     fn console(&self) -> Option<&dyn Console> {

@@ -13,6 +13,8 @@
 pub mod database;
 pub mod fake_backend;
 pub mod fake_images;
+pub mod fake_plugins;
+pub mod git_server;
 pub mod hooks;
 pub mod http;
 pub mod live;

@@ -37,7 +37,10 @@ CREATE TABLE plugin_update_queue (
     created_at       TIMESTAMPTZ NOT NULL,
     decided_at       TIMESTAMPTZ,
     -- Somebody applies it until then.
-    applying_until   TIMESTAMPTZ
+    applying_until   TIMESTAMPTZ,
+    -- When somebody tried to apply it last, and what came of it: null, or the answer.
+    tried_at         TIMESTAMPTZ,
+    last_error       TEXT
 );
 CREATE UNIQUE INDEX plugin_update_queue_pending_unique ON plugin_update_queue (workspace_id, plugin_name)
     WHERE status = 'pending';

@@ -16,7 +16,7 @@ use uuid::Uuid;
 pub(super) use self::deliveries::{Deliveries, UnderWay};
 pub(super) use self::owned::{Ledger, doomed_skills};
 pub(super) use self::report::{Told, marker_bytes};
-use super::{BackendError, InstanceRef};
+use super::{BackendError, InstanceRef, Progress};
 use crate::tree::Tree;
 
 /// Folder of the plugins below the config directory.
@@ -174,6 +174,10 @@ pub trait PluginSupply: Send + Sync {
 
     /// Told once for each wanted plugin.
     fn done(&self, plugin: &PluginName, result: SupplyResult);
+
+    /// Told once by whoever asked for the start, when it is over: the instance that has
+    /// them now, or none when it failed.
+    async fn ended(&self, _instance_id: Option<&str>) {}
 }
 
 /// A plugin that a workspace should have.
@@ -227,6 +231,7 @@ impl fmt::Debug for Plugins {
 /// Whoever knows which plugins a workspace should have.
 #[async_trait]
 pub trait PluginSupplies: Send + Sync {
-    /// The plugins of a workspace that is about to start.
-    async fn of(&self, workspace: Uuid) -> Plugins;
+    /// The plugins of a workspace that is about to start. Fetching them is told to
+    /// `progress`.
+    async fn of(&self, workspace: Uuid, progress: Progress) -> Plugins;
 }

@@ -12,6 +12,8 @@ pub enum Phase {
     Build,
     /// Files are copied.
     Copy,
+    /// Plugins are fetched.
+    Plugins,
 }
 
 impl Phase {
@@ -21,6 +23,7 @@ impl Phase {
             Self::Pull => "pull",
             Self::Build => "build",
             Self::Copy => "copy",
+            Self::Plugins => "plugins",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use molecule_hooks::HookDescriptor;
+use molecule_hooks::{ConfigField, HookDescriptor, PluginSourceDescriptor};
 
 use super::ENV_VARS;
 
@@ -11,30 +11,16 @@ use super::ENV_VARS;
 const BODY: &str = include_str!("example.yaml");
 
 /// A complete, commented `molecule.yaml` for this binary: the server's settings
-/// with their defaults, and a commented section for every linked hook.
+/// with their defaults, and a commented section for every linked hook and every linked
+/// source of plugins.
 pub fn example() -> String {
     let mut text = BODY.to_owned();
-    for descriptor in HookDescriptor::linked() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "\n    # {}: {}",
-            descriptor.name, descriptor.description
-        );
-        let _ = writeln!(text, "    # {}:", descriptor.name);
-        for field in descriptor.fields {
-            let value = field.example.unwrap_or("…");
-            let required = if field.required { ", required" } else { "" };
-            let env = field
-                .env
-                .map(|name| format!(", {name}"))
-                .unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "    #   {}: {value}   # {}{required}{env}",
-                field.name, field.description
-            );
-        }
+    for hook in HookDescriptor::linked() {
+        section(&mut text, hook.name, hook.description, hook.fields);
+    }
+    for source in PluginSourceDescriptor::linked() {
+        let description = format!("{} ({}://)", source.description, source.scheme);
+        section(&mut text, source.name, &description, source.fields);
     }
     let _ = writeln!(text, "\n# Environment variables (they win over this file):");
     for var in ENV_VARS {
@@ -45,4 +31,23 @@ pub fn example() -> String {
         );
     }
     text
+}
+
+fn section(text: &mut String, name: &str, description: &str, fields: &[ConfigField]) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\n    # {name}: {description}");
+    let _ = writeln!(text, "    # {name}:");
+    for field in fields {
+        let value = field.example.unwrap_or("…");
+        let required = if field.required { ", required" } else { "" };
+        let env = field
+            .env
+            .map(|name| format!(", {name}"))
+            .unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "    #   {}: {value}   # {}{required}{env}",
+            field.name, field.description
+        );
+    }
 }

@@ -3,6 +3,9 @@
 
 mod allowlist;
 mod deliver;
+mod download;
+mod drift;
+mod follow;
 mod ground;
 mod install;
 mod installed;
@@ -17,8 +20,12 @@ mod signature;
 mod source;
 mod staging;
 mod store;
+mod supply;
 mod track;
 mod uninstall;
+mod updates;
+
+pub use self::source::{GitSource, LocalSource};
 
 use std::sync::Arc;
 
@@ -64,6 +71,8 @@ pub(crate) struct Plugins {
     sources: Sources,
     staging: Arc<staging::Staging>,
     listing: Arc<registry::Listing>,
+    downloads: Arc<download::Downloads>,
+    drift: Arc<drift::Drift>,
 }
 
 impl Plugins {
@@ -83,6 +92,8 @@ impl Plugins {
             room: Arc::new(Semaphore::new(install::AT_ONCE)),
             staging,
             listing: Arc::default(),
+            downloads: Arc::default(),
+            drift: Arc::default(),
         }
     }
 
@@ -91,6 +102,7 @@ impl Plugins {
         if let Db::Sqlite(_) = self.services.db {
             // Nobody else can be working on this file: no operation is alive.
             store::locks::forget_all(&self.services.db).await?;
+            store::queue::release_all(&self.services.db).await?;
         }
         Ok(())
     }

@@ -26,6 +26,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0003_docker_images.sql"),
         include_str!("../../migrations/postgres/0003_docker_images.sql"),
     ),
+    (
+        4,
+        "workspace plugins",
+        include_str!("../../migrations/sqlite/0004_workspace_plugins.sql"),
+        include_str!("../../migrations/postgres/0004_workspace_plugins.sql"),
+    ),
 ];
 
 fn migrator(db: &Db, known: &[(i64, &'static str, &'static str, &'static str)]) -> Migrator {

@@ -39,7 +39,7 @@ mod view;
 mod visit;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use molecule_hooks::{Clock, WorkspaceContext};
@@ -57,7 +57,7 @@ pub(crate) use restart_source::{RestartRequest, Restarting};
 pub(crate) use status::{Trigger, Vitals, next as next_status};
 
 use crate::auth::Auth;
-use crate::backend::{InstanceRef, SharedBackend};
+use crate::backend::{InstanceRef, PluginSupplies, SharedBackend};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -123,6 +123,12 @@ impl Workspaces {
             restarts,
             declared: Arc::default(),
         }
+    }
+
+    /// From now on every start is given the plugins that `supplies` knows of. Said before
+    /// [`start`](Self::start): a boot that this server takes over needs them as well.
+    pub(crate) fn set_plugins(&self, supplies: Weak<dyn PluginSupplies>) {
+        self.provisioner.set_plugins(supplies);
     }
 
     /// Takes over what an earlier run left and starts the loops.

@@ -10,11 +10,13 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 26] = [
+const ALLOWED: [(&str, &[&str]); 27] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
     ("config", &["cidr", "secrets::EncryptionKey"]),
     ("error", &[]),
+    // The program, for whoever fetches: runtimes' sources, plugins.
+    ("git", &[]),
     ("identity", &["store"]),
     // Calls to the outside: any room that makes one may use it.
     ("outbound", &["config"]),
@@ -25,7 +27,7 @@ const ALLOWED: [(&str, &[&str]); 26] = [
     ("telemetry", &["config", "redact", "supervisor"]),
     ("tree", &[]),
     // The shell and what rooms are built on.
-    ("backend", &["config", "tree"]),
+    ("backend", &["config", "git", "tree"]),
     ("events", &["redact", "store", "supervisor"]),
     (
         "http",
@@ -70,6 +72,7 @@ const ALLOWED: [(&str, &[&str]); 26] = [
             "config",
             "error",
             "events",
+            "git",
             "redact",
             "store",
             "supervisor",

@@ -1,5 +1,7 @@
 //! Where plugins come from: `scheme://spec`, and who answers to a scheme.
 
+mod git;
+mod local;
 mod reference;
 
 use std::collections::BTreeMap;
@@ -8,8 +10,14 @@ use std::sync::Arc;
 
 use molecule_hooks::{PluginSource, Registry};
 
-pub(super) use self::reference::{InvalidSource, SourceRef, with_fragment};
+pub use self::git::GitSource;
+pub use self::local::LocalSource;
+pub(super) use self::reference::{InvalidSource, LOCAL, SourceRef, with_fragment};
+use super::registry::RegistryFolder;
 use crate::config::Config;
+
+/// The scheme of repositories at `plugins.github_url`.
+pub(super) const GITHUB: &str = "github";
 
 /// The sources of this server, by scheme. One instance, made at start-up, serves
 /// everybody. Cheap to clone.
@@ -21,8 +29,14 @@ pub(super) struct Sources {
 impl Sources {
     /// The sources that the server brings, and those of hook crates, which may take the
     /// place of ours.
-    pub(super) fn new(_config: &Config, registry: &Registry) -> Self {
-        let ours: [Arc<dyn PluginSource>; 0] = [];
+    pub(super) fn new(config: &Config, registry: &Registry) -> Self {
+        let data = &config.data_dir.0;
+        let folder = RegistryFolder::of(config);
+        let local = LocalSource::found_by(move || folder.find());
+        let url = &config.plugins.github_url;
+        let github = GitSource::new(GITHUB, url, data.join("fetches"))
+            .within(config.plugins.install_timeout());
+        let ours: [Arc<dyn PluginSource>; 2] = [Arc::new(local), Arc::new(github)];
         let mut by_scheme = BTreeMap::new();
         for source in ours.into_iter().chain(registry.sources()) {
             let scheme = source.scheme().to_owned();

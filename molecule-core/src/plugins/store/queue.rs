@@ -17,6 +17,8 @@ pub(in crate::plugins) struct Entry {
     /// `pending`, `applied` or `dismissed`.
     pub(in crate::plugins) status: String,
     pub(in crate::plugins) created_at: DateTime<Utc>,
+    /// What the last attempt to apply it answered, if that failed.
+    pub(in crate::plugins) last_error: Option<String>,
 }
 from_row!(Entry {
     id,
@@ -26,14 +28,15 @@ from_row!(Entry {
     current_sha,
     latest_sha,
     status,
-    created_at
+    created_at,
+    last_error
 });
 
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT q.id, q.workspace_id, q.plugin_name, q.tracked_ref, q.current_sha, q.latest_sha,
-                    q.status, q.created_at
+                    q.status, q.created_at, q.last_error
              FROM plugin_update_queue q ",
             $rest
         )
@@ -68,11 +71,11 @@ statement!(
         "JOIN workspace_plugins p ON p.workspace_id = q.workspace_id AND p.plugin_name = q.plugin_name
          WHERE q.status = 'pending' AND p.update_mode = 'auto' AND p.tracked_ref = q.tracked_ref
            AND (q.applying_until IS NULL OR q.applying_until < $1)
-         ORDER BY q.created_at, q.id LIMIT $2"
+         ORDER BY COALESCE(q.tried_at, $3), q.created_at, q.id LIMIT $2"
     )
 );
 
-/// Updates that wait for no person, oldest first.
+/// Updates that wait for no person: first those that nobody tried yet.
 pub(in crate::plugins) async fn automatic(
     db: &Db,
     now: DateTime<Utc>,
@@ -81,13 +84,14 @@ pub(in crate::plugins) async fn automatic(
     with_db!(db, |pool| sqlx::query_as(AUTOMATIC)
         .bind(now)
         .bind(most)
+        .bind(DateTime::<Utc>::UNIX_EPOCH)
         .fetch_all(pool)
         .await)
 }
 
 statement!(
     CLAIM,
-    "UPDATE plugin_update_queue SET applying_until = $2
+    "UPDATE plugin_update_queue SET applying_until = $2, tried_at = $3
      WHERE id = $1 AND status = 'pending' AND (applying_until IS NULL OR applying_until < $3)"
 );
 
@@ -130,19 +134,22 @@ pub(in crate::plugins) async fn renew(
 }
 
 statement!(
-    RELEASE,
-    "UPDATE plugin_update_queue SET applying_until = NULL WHERE id = $1 AND applying_until = $2"
+    GIVE_BACK,
+    "UPDATE plugin_update_queue SET applying_until = NULL, last_error = $3
+     WHERE id = $1 AND status = 'pending' AND applying_until = $2"
 );
 
-/// Gives back a claim that ends at `held`.
-pub(in crate::plugins) async fn release(
+/// Gives back a claim that ends at `held`, with what went wrong.
+pub(in crate::plugins) async fn give_back(
     db: &Db,
     id: Uuid,
     held: DateTime<Utc>,
+    error: &str,
 ) -> sqlx::Result<()> {
-    with_db!(db, |pool| sqlx::query(RELEASE)
+    with_db!(db, |pool| sqlx::query(GIVE_BACK)
         .bind(id)
         .bind(held)
+        .bind(error)
         .execute(pool)
         .await
         .map(drop))
@@ -163,7 +170,7 @@ pub(in crate::plugins) async fn release_all(db: &Db) -> sqlx::Result<()> {
 
 statement!(
     APPLIED,
-    "UPDATE plugin_update_queue SET status = 'applied', decided_at = $3, applying_until = NULL
+    "UPDATE plugin_update_queue SET status = 'applied', decided_at = $3, applying_until = NULL, last_error = NULL
      WHERE id = $1 AND status = 'pending' AND latest_sha = $2"
 );
 
@@ -269,7 +276,8 @@ statement!(
        AND (p.dismissed_sha IS NULL OR p.dismissed_sha <> $2)
      ON CONFLICT (workspace_id, plugin_name) WHERE status = 'pending'
      DO UPDATE SET tracked_ref = excluded.tracked_ref, current_sha = excluded.current_sha,
-                   latest_sha = excluded.latest_sha, created_at = excluded.created_at
+                   latest_sha = excluded.latest_sha, created_at = excluded.created_at,
+                   tried_at = NULL, last_error = NULL
          WHERE plugin_update_queue.latest_sha <> excluded.latest_sha
            AND (plugin_update_queue.applying_until IS NULL
                 OR plugin_update_queue.applying_until < excluded.created_at)"
@@ -312,4 +320,24 @@ pub(in crate::plugins) async fn pending_since(db: &Db, before: DateTime<Utc>) ->
         .bind(before)
         .fetch_one(pool)
         .await)
+}
+
+statement!(
+    OVERTAKEN,
+    "UPDATE plugin_update_queue SET status = 'applied', decided_at = $1
+     WHERE status = 'pending' AND (applying_until IS NULL OR applying_until < $1)
+       AND EXISTS (SELECT 1 FROM workspace_plugins p
+                   WHERE p.workspace_id = plugin_update_queue.workspace_id
+                     AND p.plugin_name = plugin_update_queue.plugin_name
+                     AND p.installed_sha = plugin_update_queue.latest_sha)"
+);
+
+/// Closes updates that reached their workspace some other way: installed by hand, or
+/// by a server that ended before it could say so.
+pub(in crate::plugins) async fn settle_overtaken(db: &Db, now: DateTime<Utc>) -> sqlx::Result<()> {
+    with_db!(db, |pool| sqlx::query(OVERTAKEN)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(drop))
 }

@@ -21,7 +21,7 @@ mod steps;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -42,7 +42,7 @@ use super::model::{Status, Workspace};
 use super::setbacks::Setbacks;
 use super::store::lease::{self, Lease};
 use super::{Services, store};
-use crate::backend::{InstanceRef, Liveness, UndoStack};
+use crate::backend::{InstanceRef, Liveness, PluginSupplies, UndoStack};
 use crate::provlog::provlog;
 use crate::store::timestamp;
 
@@ -62,6 +62,8 @@ pub(super) struct Provisioner {
     under_way: Arc<Mutex<HashMap<Uuid, UnderWay>>>,
     gate: SerialGate,
     setbacks: Setbacks,
+    /// Who knows which plugins a workspace should have. Known later than this is made.
+    plugins: Arc<OnceLock<Weak<dyn PluginSupplies>>>,
 }
 
 /// Which provision of a workspace it is.
@@ -110,7 +112,14 @@ impl Provisioner {
             under_way: Arc::default(),
             gate: SerialGate::default(),
             setbacks: Setbacks::default(),
+            plugins: Arc::default(),
         }
+    }
+
+    /// From now on every start is given the plugins that `supplies` knows of.
+    pub(super) fn set_plugins(&self, supplies: Weak<dyn PluginSupplies>) {
+        // Whoever was named first stays.
+        let _ = self.plugins.set(supplies);
     }
 
     /// End of a lease taken now.

@@ -1,12 +1,13 @@
 //! The steps of a provision and how each is taken back.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use molecule_hooks::{EnvMap, Secret};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::super::boot::{Boot, BootSource};
 use super::super::env_plan::BootPlan;
@@ -101,14 +102,30 @@ impl Provisioner {
             let fallback = spec.template_dir.take();
             spec.existing_config = Some(ExistingConfig { fallback });
         }
+        spec.plugins = self.plugins_of(id, spec.progress.clone()).await;
         let plan = services.boot_plan(&spec, &env);
         let started = services.backend.start(&spec, cancel).await;
+        if let Ok(instance) = &started {
+            self.undo_start(workspace, instance, undo);
+        }
+        if let Some(supply) = spec.plugins.supply() {
+            let instance_id = started.as_ref().ok();
+            let instance_id = instance_id.map(|instance| instance.instance_id.as_str());
+            supply.ended(instance_id).await;
+        }
         let instance = started.map_err(|error| match error {
             BackendError::NoConfig => Failure::no_template(id).into(),
             error => Step::from(error),
         })?;
-        self.undo_start(workspace, &instance, undo);
         self.record(lease, &instance, plan).await
+    }
+
+    /// The plugins that a workspace should have when its agent starts.
+    async fn plugins_of(&self, id: Uuid, progress: Progress) -> Plugins {
+        match self.plugins.get().and_then(Weak::upgrade) {
+            Some(supplies) => supplies.of(id, progress).await,
+            None => Plugins::none(),
+        }
     }
 
     /// Makes sure that there is an image to start. Nothing of an agent that runs has

@@ -1,18 +1,14 @@
-//! A git host on a port of this machine: the branch API of Gitea, and git over HTTP
-//! by git's own program.
+//! The git host of local builds: the branch API of Gitea, and git over HTTP.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use molecule_tests::git_server::GitFolder;
+pub(crate) use molecule_tests::git_server::{Asked, Content, basic};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 /// Organisation and beginning of the name of every repository.
@@ -33,24 +29,8 @@ pub(crate) enum Api {
     Hangs,
 }
 
-/// What somebody asked for.
-#[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    pub(crate) method: Method,
-    /// With the query.
-    pub(crate) target: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Asked {
-    pub(crate) fn authorization(&self) -> Option<&str> {
-        self.headers.get(header::AUTHORIZATION)?.to_str().ok()
-    }
-}
-
 struct Host {
-    root: PathBuf,
+    folder: GitFolder,
     api: Mutex<Api>,
     git_hangs: Mutex<bool>,
     token: Mutex<Option<String>>,
@@ -61,15 +41,13 @@ struct Host {
 pub(crate) struct GitHost {
     host: Arc<Host>,
     pub(crate) port: u16,
-    _folder: tempfile::TempDir,
     _serving: JoinSet<()>,
 }
 
 impl GitHost {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
         let host = Arc::new(Host {
-            root: folder.path().to_owned(),
+            folder: GitFolder::new(),
             api: Mutex::new(Api::Honest),
             git_hangs: Mutex::new(false),
             token: Mutex::new(None),
@@ -87,7 +65,6 @@ impl GitHost {
         Self {
             host,
             port,
-            _folder: folder,
             _serving: serving,
         }
     }
@@ -134,118 +111,21 @@ impl GitHost {
 
     /// Commits these files, and nothing else, to the branch. Answers with the commit.
     pub(crate) fn commit(&self, runtime: &str, files: &[(&str, Content<'_>)]) -> String {
-        let work = self.host.root.join(format!("work-{runtime}"));
-        let bare = self.host.root.join(format!("{PREFIX}{runtime}"));
-        if !work.exists() {
-            fs::create_dir_all(&bare).unwrap();
-            git(
-                &bare,
-                &["init", "--quiet", "--bare", "--initial-branch=main"],
-            );
-            fs::create_dir_all(&work).unwrap();
-            git(&work, &["init", "--quiet", "--initial-branch=main"]);
-        }
-        for child in fs::read_dir(&work).unwrap().flatten() {
-            if child.file_name() == ".git" {
-                continue;
-            }
-            if child.file_type().unwrap().is_dir() {
-                fs::remove_dir_all(child.path()).unwrap();
-            } else {
-                fs::remove_file(child.path()).unwrap();
-            }
-        }
-        for (name, content) in files {
-            content.write(&work.join(name));
-        }
-        git(&work, &["add", "--all", "--force"]);
-        git(
-            &work,
-            &[
-                "commit",
-                "--quiet",
-                "--allow-empty",
-                "--message",
-                "a change",
-            ],
-        );
-        let target = bare.to_str().unwrap();
-        git(&work, &["push", "--quiet", "--force", target, "main"]);
-        git(&work, &["rev-parse", "HEAD"])
+        let repository = self.host.folder.repository(&format!("{PREFIX}{runtime}"));
+        repository.commit(files)
     }
-}
-
-/// What lies under a name in a repository.
-#[derive(Clone, Copy)]
-pub(crate) enum Content<'a> {
-    Text(&'a str),
-    Bytes(&'a [u8]),
-    Program(&'a [u8]),
-    Link(&'a str),
-}
-
-impl Content<'_> {
-    fn write(&self, path: &Path) {
-        use std::os::unix::fs::PermissionsExt;
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        match self {
-            Self::Text(text) => fs::write(path, text).unwrap(),
-            Self::Bytes(bytes) => fs::write(path, bytes).unwrap(),
-            Self::Program(bytes) => {
-                fs::write(path, bytes).unwrap();
-                fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-            }
-            Self::Link(target) => std::os::unix::fs::symlink(target, path).unwrap(),
-        }
-    }
-}
-
-fn plain_git(folder: &Path) -> Command {
-    let mut command = Command::new("git");
-    command
-        .current_dir(folder)
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_AUTHOR_NAME", "Author")
-        .env("GIT_AUTHOR_EMAIL", "author@example.org")
-        .env("GIT_COMMITTER_NAME", "Author")
-        .env("GIT_COMMITTER_EMAIL", "author@example.org");
-    command
-}
-
-fn git(folder: &Path, args: &[&str]) -> String {
-    let output = plain_git(folder)
-        .args(args)
-        .output()
-        .expect("the git program (Debian: git)");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "git {args:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 async fn answer(State(host): State<Arc<Host>>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX)
-        .await
-        .unwrap_or_default();
-    let target = head
-        .uri
-        .path_and_query()
-        .map_or("/", |target| target.as_str());
-    let asked = Asked {
-        method: head.method,
-        target: target.to_owned(),
-        headers: head.headers,
-        body,
-    };
+    let asked = Asked::read(request).await;
     host.asked.lock().unwrap().push(asked.clone());
-    let path = head.uri.path();
+    let path = asked.target.split('?').next().unwrap_or_default();
     match path.strip_prefix("/api/v1/repos/") {
         Some(rest) => match rest.strip_suffix("/branches/main") {
             Some(repository) => branch(&host, repository, &asked).await,
             None => StatusCode::NOT_FOUND.into_response(),
         },
-        None => serve_git(&host, path, head.uri.query().unwrap_or_default(), &asked).await,
+        None => serve_git(&host, &asked).await,
     }
 }
 
@@ -280,17 +160,17 @@ async fn branch(host: &Host, repository: &str, asked: &Asked) -> Response {
         }
         _ => {}
     }
-    let bare = host.root.join(repository);
-    if !bare.is_dir() {
+    if !host.folder.path().join(repository).is_dir() {
         return StatusCode::NOT_FOUND.into_response();
     }
-    let commit = commit.unwrap_or_else(|| git(&bare, &["rev-parse", "main"]));
+    let repository = host.folder.repository(repository);
+    let commit = commit.unwrap_or_else(|| repository.git(&["rev-parse", "main"]));
     let commit = json!({ "id": commit, "message": "a \"id\": \"change\"", "url": "http://x/" });
     axum::Json(json!({ "name": "main", "commit": commit, "protected": false })).into_response()
 }
 
-/// Git's own server program, as a web server would call it.
-async fn serve_git(host: &Host, path: &str, query: &str, asked: &Asked) -> Response {
+/// Git itself, for who may see it.
+async fn serve_git(host: &Host, asked: &Asked) -> Response {
     if *host.git_hangs.lock().unwrap() {
         return std::future::pending().await;
     }
@@ -304,61 +184,5 @@ async fn serve_git(host: &Host, path: &str, query: &str, asked: &Asked) -> Respo
         let realm = [(header::WWW_AUTHENTICATE, "Basic realm=\"git\"")];
         return (StatusCode::UNAUTHORIZED, realm).into_response();
     }
-    let of = |name: &str| {
-        let value = asked
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().to_owned()
-    };
-    let mut command = tokio::process::Command::from(plain_git(&host.root));
-    let mut child = command
-        .arg("http-backend")
-        .env("GIT_PROJECT_ROOT", &host.root)
-        .env("GIT_HTTP_EXPORT_ALL", "1")
-        .env("PATH_INFO", path)
-        .env("QUERY_STRING", query)
-        .env("REQUEST_METHOD", asked.method.as_str())
-        .env("CONTENT_TYPE", of("content-type"))
-        .env("CONTENT_LENGTH", asked.body.len().to_string())
-        .env("HTTP_CONTENT_ENCODING", of("content-encoding"))
-        .env("HTTP_GIT_PROTOCOL", of("git-protocol"))
-        .env("GIT_PROTOCOL", of("git-protocol"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("git http-backend");
-    let mut input = child.stdin.take().unwrap();
-    let body = asked.body.clone();
-    let feeding = async move {
-        let _ = input.write_all(&body).await;
-    };
-    let ((), output) = tokio::join!(feeding, child.wait_with_output());
-    let output = output.unwrap().stdout;
-    let split = output.windows(4).position(|part| part == b"\r\n\r\n");
-    let Some(split) = split else {
-        return StatusCode::BAD_GATEWAY.into_response();
-    };
-    let mut response = Response::builder();
-    for line in String::from_utf8_lossy(&output[..split]).lines() {
-        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-        response = match name {
-            "Status" => response.status(&value[..3]),
-            name => response.header(name, value),
-        };
-    }
-    response
-        .body(output[split + 4..].to_vec().into())
-        .unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
-}
-
-/// The header of name and password.
-pub(crate) fn basic(name: &str, password: &str) -> String {
-    use base64::Engine as _;
-    let pair = format!("{name}:{password}");
-    format!(
-        "Basic {}",
-        base64::engine::general_purpose::STANDARD.encode(pair)
-    )
+    host.folder.serve(asked).await
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::error::BuildError;
-use super::lookup::CommitId;
+use crate::git::CommitId;
 
 /// What locks the folder of a runtime. A commit cannot have this name.
 const LOCK: &str = ".lock";

@@ -12,10 +12,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::sleep;
 
 use super::error::BuildError;
-use super::lookup::CommitId;
 use super::mask::Mask;
 use crate::backend::docker::daemon::{CallError, Daemon};
 use crate::backend::docker::names::{Labels, MANAGED};
+use crate::git::CommitId;
 
 /// The repository of the images of a runtime. Without a dot in its first part it is
 /// never taken for a host.

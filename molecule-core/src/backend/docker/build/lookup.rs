@@ -9,43 +9,12 @@ use tokio::sync::OnceCell;
 
 use super::error::BuildError;
 use super::source::Repository;
+use crate::git::CommitId;
 
 /// What a whole answer may take.
 const BOUND: Duration = Duration::from_secs(30);
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-/// Hexadecimal digits of a commit that are part of names.
-const SHORT: usize = 12;
-
-/// A commit by its full name: 40 or 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CommitId(String);
-
-impl CommitId {
-    /// The commit that `text` names; none if it names something else.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        let known = matches!(text.len(), 40 | 64);
-        (known && text.bytes().all(is_hex)).then(|| Self(text.to_owned()))
-    }
-
-    /// All of it.
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether a name can be a [`short`](Self::short) one.
-    pub(super) fn is_short(name: &str) -> bool {
-        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        name.len() == SHORT && name.bytes().all(is_hex)
-    }
-
-    /// The twelve digits that tags and folders carry.
-    pub(super) fn short(&self) -> &str {
-        &self.0[..SHORT]
-    }
-}
-
 /// The part of the answer that counts.
 #[derive(Deserialize)]
 struct Branch {
@@ -186,23 +155,6 @@ fn client(tls: bool) -> Result<reqwest::Client, BuildError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn commits_are_named_by_all_their_digits() {
-        let sha = "0123456789abcdef0123456789abcdef01234567";
-        assert_eq!(CommitId::parse(sha).unwrap().short(), "0123456789ab");
-        assert!(CommitId::parse(&"a".repeat(64)).is_some());
-        for wrong in [
-            "",
-            "0123456789a",
-            &sha[..39],
-            &sha.to_uppercase(),
-            &format!("{sha}0"),
-            "../../../../../../../../../../etc/passwd",
-        ] {
-            assert!(CommitId::parse(wrong).is_none(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn only_the_commit_of_the_branch_counts() {

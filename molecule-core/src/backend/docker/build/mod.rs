@@ -18,7 +18,6 @@ mod images;
 mod log;
 mod lookup;
 mod mask;
-mod program;
 mod run;
 mod source;
 mod still;

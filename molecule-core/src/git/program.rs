@@ -17,44 +17,88 @@ const KEPT_BYTES: usize = 4096;
 const MEASURE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a program may use up.
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Until it must have ended.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// A folder that it fills, and what may be in there.
-    pub(super) folder: Option<(PathBuf, Room)>,
+    pub(crate) folder: Option<(PathBuf, Room)>,
+    /// What is kept of its standard output.
+    pub(crate) output: Output,
+}
+
+impl Bounds {
+    /// A time, no folder, and the end of the output.
+    pub(crate) fn within(time: Duration) -> Self {
+        Self {
+            time,
+            folder: None,
+            output: Output::End,
+        }
+    }
+
+    /// The same for a program that fills a folder.
+    pub(crate) fn filling(self, folder: &Path, room: Room) -> Self {
+        Self {
+            folder: Some((folder.to_owned(), room)),
+            ..self
+        }
+    }
+
+    /// The same with another part of the output.
+    pub(crate) fn keep(self, output: Output) -> Self {
+        Self { output, ..self }
+    }
+}
+
+/// What is kept of what a program writes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Output {
+    /// The last few thousand bytes.
+    End,
+    /// Everything; the program is ended when it writes more bytes than this.
+    Whole(usize),
 }
 
 /// What may be in a folder.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    pub(super) bytes: u64,
-    pub(super) entries: u64,
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
 }
 
 /// A program that ended by itself.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) status: ExitStatus,
-    /// The end of what it wrote to its standard output.
-    pub(super) output: String,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// What was to be kept of its standard output.
+    pub(crate) output: Vec<u8>,
     /// The same for its error output. May hold anything.
-    pub(super) errors: String,
+    pub(crate) errors: String,
+}
+
+impl Ended {
+    /// The output as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
 }
 
 /// Why there is no result.
 #[derive(Debug)]
-pub(super) enum RunError {
+pub(crate) enum RunError {
     /// It could not be started, or not be waited for.
     Io(io::Error),
     TimedOut,
     Cancelled,
     /// It wrote more than there is room for.
     NoRoom,
+    /// It wrote more to its standard output than is read.
+    TooMuchOutput,
 }
 
 /// Runs a program to its end in a process group of its own. Whatever ends the run
 /// early, also dropping it, kills the whole group.
-pub(super) async fn run(
+pub(crate) async fn run(
     mut command: Command,
     bounds: Bounds,
     cancel: &CancellationToken,
@@ -71,15 +115,23 @@ pub(super) async fn run(
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let ended = {
         // The pipes close once the last of the group is gone; only then it is over.
-        let running = async { tokio::join!(tail(stdout), tail(stderr), child.wait()) };
+        let running = async {
+            tokio::try_join!(
+                kept(stdout, bounds.output),
+                async { Ok(String::from_utf8_lossy(&tail(stderr).await).into_owned()) },
+                async { child.wait().await.map_err(RunError::Io) },
+            )
+        };
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(RunError::Cancelled),
             () = sleep(bounds.time) => Err(RunError::TimedOut),
             () = overfilled(bounds.folder) => Err(RunError::NoRoom),
-            (output, errors, status) = running => status
-                .map(|status| Ended { status, output, errors })
-                .map_err(RunError::Io),
+            ended = running => ended.map(|(output, errors, status)| Ended {
+                status,
+                output,
+                errors,
+            }),
         }
     };
     if ended.is_ok() {
@@ -110,8 +162,24 @@ impl Drop for Group {
     }
 }
 
+/// Reads to the end and keeps what is wanted.
+async fn kept(from: Option<impl AsyncRead + Unpin>, output: Output) -> Result<Vec<u8>, RunError> {
+    let (most, from) = match (output, from) {
+        (Output::Whole(most), Some(from)) => (most, from),
+        (_, from) => return Ok(tail(from).await),
+    };
+    let mut all = Vec::new();
+    let limit = most as u64 + 1;
+    let read = from.take(limit).read_to_end(&mut all).await;
+    read.map_err(RunError::Io)?;
+    match all.len() > most {
+        true => Err(RunError::TooMuchOutput),
+        false => Ok(all),
+    }
+}
+
 /// Reads to the end and keeps the last bytes.
-async fn tail(from: Option<impl AsyncRead + Unpin>) -> String {
+async fn tail(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = [0; 2048];
     if let Some(mut from) = from {
@@ -121,7 +189,7 @@ async fn tail(from: Option<impl AsyncRead + Unpin>) -> String {
             kept.drain(..excess);
         }
     }
-    String::from_utf8_lossy(&kept).into_owned()
+    kept
 }
 
 /// Ends once there is more in a folder than there is room for; without a folder,
@@ -142,7 +210,7 @@ async fn overfilled(folder: Option<(PathBuf, Room)>) {
 
 /// Whether what is in a folder is within `room`. What vanishes meanwhile does not
 /// count.
-pub(super) fn has_room(folder: &Path, room: Room) -> bool {
+pub(crate) fn has_room(folder: &Path, room: Room) -> bool {
     let (mut bytes, mut entries) = (0, 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -184,7 +252,7 @@ mod tests {
     }
 
     fn within(time: Duration) -> Bounds {
-        Bounds { time, folder: None }
+        Bounds::within(time)
     }
 
     /// Whether the process whose number the file holds still runs.
@@ -210,7 +278,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(ended.status.code(), Some(3));
-        assert!(ended.output.ends_with("99999\n100000\n") && ended.output.len() <= KEPT_BYTES);
+        assert!(ended.text().ends_with("99999\n100000\n") && ended.output.len() <= KEPT_BYTES);
         assert_eq!(ended.errors, "wrong\n");
     }
 
@@ -272,13 +340,36 @@ mod tests {
         ] {
             let mut command = shell(script);
             command.arg(dir.path());
-            let bounds = Bounds {
-                time: Duration::from_secs(600),
-                folder: Some((dir.path().to_owned(), room)),
-            };
+            let bounds = within(Duration::from_secs(600)).filling(dir.path(), room);
             let ended = run(command, bounds, &CancellationToken::new()).await;
             assert!(matches!(ended, Err(RunError::NoRoom)), "{ended:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn all_of_an_output_is_kept_as_long_as_it_is_short_enough() {
+        for (most, whole) in [
+            (600_000, true),
+            (588_895, true),
+            (588_894, false),
+            (10, false),
+        ] {
+            let bound = within(Duration::from_secs(60)).keep(Output::Whole(most));
+            let command = shell("seq 1 100000; exec sleep 0");
+            let ended = run(command, bound, &CancellationToken::new()).await;
+            match ended {
+                Ok(ended) => assert!(whole && ended.output.len() == 588_895, "{most}"),
+                Err(RunError::TooMuchOutput) => assert!(!whole, "{most}"),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_never_stops_talking_is_ended() {
+        let bound = within(Duration::from_secs(600)).keep(Output::Whole(1024));
+        let ended = run(shell("yes; sleep 600"), bound, &CancellationToken::new()).await;
+        assert!(matches!(ended, Err(RunError::TooMuchOutput)), "{ended:?}");
     }
 
     #[tokio::test]

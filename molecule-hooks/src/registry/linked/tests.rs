@@ -7,8 +7,12 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::*;
-use crate::config::{BuildContext, ConfigField, HookConfig, NoConfig};
+use crate::config::{BuildContext, HookConfig, NoConfig};
 use crate::descriptor::BuildResult;
+use crate::env_map::EnvMap;
+use crate::env_mutator::WorkspaceContext;
+use crate::plugin_source::{FetchRequest, FetchedPlugin, PluginSourceError};
+use crate::source_descriptor::BuildSourceResult;
 
 struct Named(&'static str);
 
@@ -61,21 +65,63 @@ fn limited(name: &'static str) -> &'static HookDescriptor {
     descriptor::<Limits>(name, |raw, _| raw.decode::<Limits>().map(|_| None))
 }
 
+fn from_descriptors(
+    linked: &[&'static HookDescriptor],
+    config: &HooksConfig,
+) -> Result<Registry, RegistryError> {
+    Linked {
+        hooks: linked,
+        sources: &[],
+    }
+    .build(config)
+}
+
 fn problems(linked: &[&'static HookDescriptor], config: &HooksConfig) -> Vec<String> {
-    Registry::from_descriptors(linked, config)
+    from_descriptors(linked, config)
         .expect_err("must be refused")
         .problems
+}
+
+struct Scheme(&'static str);
+
+#[async_trait]
+impl PluginSource for Scheme {
+    fn scheme(&self) -> &str {
+        self.0
+    }
+
+    fn check(&self, _: &str) -> Result<(), PluginSourceError> {
+        Ok(())
+    }
+
+    async fn fetch(&self, request: FetchRequest<'_>) -> Result<FetchedPlugin, PluginSourceError> {
+        Ok(FetchedPlugin::new(request.spec))
+    }
+}
+
+fn source<C: HookConfig>(
+    name: &'static str,
+    scheme: &'static str,
+    build: fn(&RawConfig, &BuildContext) -> BuildSourceResult,
+) -> &'static PluginSourceDescriptor {
+    Box::leak(Box::new(PluginSourceDescriptor::new::<C>(
+        name, scheme, "1.2.3", "a test", build,
+    )))
+}
+
+fn store(name: &'static str) -> &'static PluginSourceDescriptor {
+    source::<NoConfig>(name, "store", |_, _| Ok(Some(Arc::new(Scheme("store")))))
 }
 
 #[test]
 fn link_order_means_nothing_and_the_operators_order_comes_first() {
     let linked = [plain("gamma"), plain("alpha"), plain("beta")];
-    let by_name = Registry::from_descriptors(&linked, &HooksConfig::new()).unwrap();
+    let by_name = from_descriptors(&linked, &HooksConfig::new()).unwrap();
     assert_eq!(by_name.names(), ["alpha", "beta", "gamma"]);
 
     let mut config = HooksConfig::new();
     config.order = vec!["gamma".into(), "alpha".into()];
-    let ordered = Registry::from_descriptors(&linked, &config).unwrap();
+    let ordered = from_descriptors(&linked, &config).unwrap();
     assert_eq!(ordered.names(), ["gamma", "alpha", "beta"]);
     assert_eq!(ordered.snapshot()[0].version(), "1.2.3");
 }
@@ -141,7 +187,7 @@ fn all_problems_are_reported_at_once() {
         .with_section("vault-env", json!({}));
     config.order = vec!["missing".into()];
 
-    let error = Registry::from_descriptors(&[limited("beta"), limited("gamma")], &config)
+    let error = from_descriptors(&[limited("beta"), limited("gamma")], &config)
         .expect_err("must be refused");
 
     let found = &error.problems;
@@ -165,7 +211,7 @@ fn a_hook_that_builds_nothing_is_skipped_and_listed() {
         descriptor::<NoConfig>("alpha", |_, _| Ok(None)),
         plain("beta"),
     ];
-    let registry = Registry::from_descriptors(&linked, &HooksConfig::new()).unwrap();
+    let registry = from_descriptors(&linked, &HooksConfig::new()).unwrap();
     assert_eq!(registry.names(), ["beta"]);
     assert_eq!(registry.skipped(), ["alpha"]);
 }
@@ -189,4 +235,93 @@ fn a_secret_in_a_build_error_is_masked() {
         problems(&linked, &config),
         ["hook \"alpha\": cannot parse [REDACTED]"]
     );
+}
+
+#[test]
+fn sources_are_built_beside_hooks_and_may_be_skipped() {
+    let linked = Linked {
+        hooks: &[plain("alpha")],
+        sources: &[
+            source::<NoConfig>("unset", "unset", |_, _| Ok(None)),
+            store("company-store"),
+            source::<NoConfig>("better-local", "local", |_, _| {
+                Ok(Some(Arc::new(Scheme("local"))))
+            }),
+        ],
+    };
+    let registry = linked.build(&HooksConfig::new()).unwrap();
+    let sources = registry.sources();
+    let schemes: Vec<&str> = sources.iter().map(|source| source.scheme()).collect();
+    assert_eq!(schemes, ["local", "store"]);
+    assert_eq!(registry.names(), ["alpha"]);
+    assert_eq!(registry.skipped(), ["unset"]);
+    registry.register_source(Arc::new(Scheme("late")));
+    assert_eq!(registry.clone().sources().len(), 3);
+}
+
+#[test]
+fn the_problems_of_hooks_and_sources_are_reported_together() {
+    let limited_source = |name, scheme| {
+        source::<Limits>(name, scheme, |raw, _| raw.decode::<Limits>().map(|_| None))
+    };
+    let linked = Linked {
+        hooks: &[plain("alpha"), limited("beta")],
+        sources: &[
+            store("alpha"),
+            store("gamma"),
+            limited_source("delta", "delta"),
+            source::<NoConfig>("epsilon", "epsilon", |_, _| {
+                Ok(Some(Arc::new(Scheme("zeta"))))
+            }),
+            source::<NoConfig>("eta", "e t a", |_, _| Ok(None)),
+            source::<NoConfig>("theta", "theta", |_, _| panic!("on purpose")),
+        ],
+    };
+    let mut config = HooksConfig::new()
+        .with_section("delta", json!({ "limit": 0 }))
+        .with_section("missing", json!({}));
+    config.order = vec!["gamma".into()];
+
+    let found = linked.build(&config).expect_err("must be refused").problems;
+
+    let beginnings = [
+        "a linked hook and a linked plugin source are both called \"alpha\"",
+        "two linked plugin sources answer to \"store\"; remove one",
+        "hooks.config.missing names the hook \"missing\", which is not linked",
+        "hooks.order lists \"gamma\", which is a plugin source and has no order",
+        "hook \"beta\": missing field `limit`",
+        "plugin source \"delta\": limit must not be 0",
+        "plugin source \"epsilon\": it answers to \"zeta\"; the scheme given",
+        "plugin source \"eta\": \"e t a\" is no scheme",
+        "plugin source \"theta\": it panicked while it was built",
+    ];
+    assert_eq!(found.len(), beginnings.len(), "{found:#?}");
+    for (problem, beginning) in found.iter().zip(beginnings) {
+        assert!(problem.starts_with(beginning), "{problem}");
+    }
+    assert!(
+        found[2].contains("(linked: alpha, beta, delta"),
+        "{}",
+        found[2]
+    );
+}
+
+#[test]
+fn schemes_are_told_from_other_texts() {
+    for scheme in ["a", "github", "git+ssh", "x.y-1", "HTTPS"] {
+        assert!(is_valid_scheme(scheme), "{scheme}");
+    }
+    for text in [
+        "",
+        "1a",
+        "+a",
+        "a b",
+        "a/b",
+        "a:b",
+        "ä",
+        "a_b",
+        &"a".repeat(65),
+    ] {
+        assert!(!is_valid_scheme(text), "{text}");
+    }
 }

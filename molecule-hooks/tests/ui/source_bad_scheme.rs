@@ -1,0 +1,15 @@
+use molecule_hooks::{BuildContext, BuildSourceResult, NoConfig, register_plugin_source};
+
+fn build(_: NoConfig, _: &BuildContext) -> BuildSourceResult {
+    Ok(None)
+}
+
+register_plugin_source! {
+    name: "subject",
+    scheme: "my store",
+    description: "No text can name this scheme",
+    config: NoConfig,
+    build: build,
+}
+
+fn main() {}
