@@ -4,6 +4,7 @@
 mod allowlist;
 mod deliver;
 pub(crate) mod diagnosis;
+mod download;
 mod drift;
 mod follow;
 mod ground;
@@ -71,6 +72,7 @@ pub(crate) struct Plugins {
     sources: Sources,
     staging: Arc<staging::Staging>,
     listing: Arc<registry::Listing>,
+    downloads: Arc<download::Downloads>,
     drift: Arc<drift::Drift>,
 }
 
@@ -91,6 +93,7 @@ impl Plugins {
             room: Arc::new(Semaphore::new(install::AT_ONCE)),
             staging,
             listing: Arc::default(),
+            downloads: Arc::default(),
             drift: Arc::default(),
         }
     }

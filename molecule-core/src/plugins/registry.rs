@@ -39,20 +39,35 @@ type Listed = Option<(Instant, Arc<[RegistryPlugin]>)>;
 #[derive(Default)]
 pub(super) struct Listing(tokio::sync::Mutex<Listed>);
 
-/// The folder that is the registry: the configured one; else `plugins` beside the
-/// folder of templates, if there are folders in it; else `plugins` under the data
-/// directory. Blocks.
-pub(super) fn folder(config: &Config) -> PathBuf {
-    if let Some(folder) = &config.plugins.registry_dir {
-        return folder.clone();
+/// Where the registry is: the configured folder; else `plugins` beside the folder of
+/// templates, if there are folders in it; else `plugins` under the data directory.
+#[derive(Debug, Clone)]
+pub(super) struct RegistryFolder {
+    configured: Option<PathBuf>,
+    beside_templates: Option<PathBuf>,
+    own: PathBuf,
+}
+
+impl RegistryFolder {
+    pub(super) fn of(config: &Config) -> Self {
+        let templates = config.workspaces.templates_dir.as_deref();
+        let parent = templates.and_then(Path::parent);
+        Self {
+            configured: config.plugins.registry_dir.clone(),
+            beside_templates: parent.map(|parent| parent.join(FOLDER)),
+            own: config.data_dir.0.join(FOLDER),
+        }
     }
-    let templates = config.workspaces.templates_dir.as_deref();
-    let beside = templates
-        .and_then(Path::parent)
-        .map(|parent| parent.join(FOLDER));
-    match beside {
-        Some(beside) if has_folders(&beside) => beside,
-        _ => config.data_dir.0.join(FOLDER),
+
+    /// The folder that counts now. Blocks.
+    pub(super) fn find(&self) -> PathBuf {
+        if let Some(configured) = &self.configured {
+            return configured.clone();
+        }
+        match &self.beside_templates {
+            Some(beside) if has_folders(beside) => beside.clone(),
+            _ => self.own.clone(),
+        }
     }
 }
 
@@ -75,11 +90,16 @@ impl Plugins {
             return Arc::clone(list);
         }
         let begun = Instant::now();
-        let config = Arc::clone(&self.services.config);
-        let list = tokio::task::spawn_blocking(move || list(&folder(&config))).await;
+        let folder = RegistryFolder::of(&self.services.config);
+        let list = tokio::task::spawn_blocking(move || list(&folder.find())).await;
         let list: Arc<[RegistryPlugin]> = list.unwrap_or_default().into();
         *listed = Some((begun, Arc::clone(&list)));
         list
+    }
+
+    /// What can stand before `://` of a source, sorted.
+    pub(super) fn schemes(&self) -> Vec<String> {
+        self.sources.schemes()
     }
 
     /// The plugins of the registry that may run on `runtime`, or all.
@@ -240,13 +260,22 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.data_dir.0 = base.path().join("data");
-        assert_eq!(folder(&config), base.path().join("data/plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("data/plugins")
+        );
         config.workspaces.templates_dir = Some(base.path().join("configs"));
         fs::create_dir(base.path().join("plugins")).unwrap();
-        assert_eq!(folder(&config), base.path().join("data/plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("data/plugins")
+        );
         fs::create_dir(base.path().join("plugins/one")).unwrap();
-        assert_eq!(folder(&config), base.path().join("plugins"));
+        assert_eq!(
+            RegistryFolder::of(&config).find(),
+            base.path().join("plugins")
+        );
         config.plugins.registry_dir = Some(base.path().join("own"));
-        assert_eq!(folder(&config), base.path().join("own"));
+        assert_eq!(RegistryFolder::of(&config).find(), base.path().join("own"));
     }
 }

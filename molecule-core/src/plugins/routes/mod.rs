@@ -2,9 +2,11 @@
 //! do with them.
 
 mod allowlist;
+mod download;
 mod install;
 mod installed;
 mod receipts;
+mod registry;
 mod updates;
 
 use std::time::Duration;
@@ -31,9 +33,11 @@ const SLOW: [&str; 4] = [
 pub(crate) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .merge(allowlist::router())
+        .merge(download::router())
         .merge(install::router())
         .merge(installed::router())
         .merge(receipts::router())
+        .merge(registry::router())
         .merge(updates::router())
 }
 

@@ -13,6 +13,7 @@ use molecule_hooks::{PluginSource, Registry};
 pub use self::git::GitSource;
 pub use self::local::LocalSource;
 pub(super) use self::reference::{InvalidSource, LOCAL, SourceRef, with_fragment};
+use super::registry::RegistryFolder;
 use crate::config::Config;
 
 /// The scheme of repositories at `plugins.github_url`.
@@ -30,9 +31,8 @@ impl Sources {
     /// place of ours.
     pub(super) fn new(config: &Config, registry: &Registry) -> Self {
         let data = &config.data_dir.0;
-        let folder = config.plugins.registry_dir.clone();
-        let folder = folder.unwrap_or_else(|| data.join("plugins"));
-        let local = LocalSource::found_by(move || folder.clone());
+        let folder = RegistryFolder::of(config);
+        let local = LocalSource::found_by(move || folder.find());
         let url = &config.plugins.github_url;
         let github = GitSource::new(GITHUB, url, data.join("fetches"))
             .within(config.plugins.install_timeout());

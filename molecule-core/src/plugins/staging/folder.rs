@@ -47,6 +47,17 @@ impl StagingFolder {
 
     /// A new empty folder. Blocks.
     pub(super) fn make(&self) -> io::Result<Folder> {
+        self.make_in(|folder| tempfile::Builder::new().tempdir_in(folder))
+            .map(Folder::from)
+    }
+
+    /// A new empty file without a name. Blocks.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.make_in(|folder| tempfile::tempfile_in(folder))
+    }
+
+    /// Makes something in our folder.
+    fn make_in<T>(&self, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         // Somebody may have tidied up under the data directory.
         let current = run.take().filter(|run| run.folder.is_dir());
@@ -54,9 +65,9 @@ impl StagingFolder {
             Some(current) => current,
             None => Run::begin(&self.root)?,
         };
-        let made = tempfile::Builder::new().tempdir_in(&current.folder);
+        let made = make(&current.folder);
         *run = Some(current);
-        made.map(Folder::from)
+        made
     }
 
     /// Removes what belongs to no living server. Blocks.

@@ -91,6 +91,16 @@ impl Staging {
             .and_then(|made| made)
             .map_err(|error| Error::internal("failed to create staging dir", error))
     }
+
+    /// A new empty file without a name, which goes when it is closed.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) async fn file(&self) -> std::io::Result<std::fs::File> {
+        let folder = Arc::clone(&self.folder);
+        let made = tokio::task::spawn_blocking(move || folder.file()).await;
+        made.map_err(std::io::Error::other)?
+    }
 }
 
 impl Plugins {

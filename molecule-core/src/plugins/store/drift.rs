@@ -287,7 +287,8 @@ statement!(
     /// A row that was written meanwhile says something newer.
     SUPPLIED,
     "UPDATE workspace_plugins
-     SET delivered_to = COALESCE($3, delivered_to),
+     SET delivered_to = CASE WHEN $4 = '' AND delivered_to IS NULL THEN NULL
+                             ELSE COALESCE($3, delivered_to) END,
          delivered_at = CASE WHEN $4 = '' THEN delivered_at ELSE $6 END,
          tree_sha256 = CASE WHEN $4 = '' THEN tree_sha256 ELSE $4 END,
          delivery_error = $5
