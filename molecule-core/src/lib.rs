@@ -37,6 +37,9 @@ pub use events::{Event, EventType};
 /// The hook SDK this server was built with.
 pub use molecule_hooks;
 pub use molecule_hooks::Registry;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use plugins::fuzzing;
 pub use plugins::{GitSource, LocalSource};
 pub use run::run;
 pub use secrets::{EncryptionKey, KeyError};

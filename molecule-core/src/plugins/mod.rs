@@ -7,6 +7,8 @@ pub(crate) mod diagnosis;
 mod download;
 mod drift;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ground;
 mod install;
 mod installed;

@@ -27,6 +27,7 @@ use molecule_hooks::TreeLimits;
 use rustix::fs::OFlags;
 
 pub use digest::TreeDigest;
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use digest::frame;
 pub(crate) use folder::Folder;
 pub(crate) use rules::SIGNATURE_FILE;

@@ -4,6 +4,7 @@
 //! | what | for |
 //! |---|---|
 //! | [`assert_hook_contract`] | everything a server relies on, in one call |
+//! | [`assert_plugin_source_contract`] | the same for a source of plugins |
 //! | [`run_hook`] | one hook, one workspace, one environment |
 //! | [`ScriptedUpstream`] | an HTTP service that answers, stalls and breaks on command |
 //! | [`FakeClock`] | expiry without waiting for it |
@@ -53,7 +54,10 @@ mod upstream;
 
 pub use clock::FakeClock;
 pub(crate) use contract::decoded_keys;
-pub use contract::{HookContract, Report, Violation, assert_hook_contract};
+pub use contract::{
+    HookContract, PluginSourceContract, Report, Violation, assert_hook_contract,
+    assert_plugin_source_contract,
+};
 pub use reply::Reply;
 pub use run::run_hook;
 pub use upstream::{MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

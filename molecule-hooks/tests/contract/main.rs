@@ -6,6 +6,7 @@
 mod calls;
 mod good;
 mod sections;
+mod sources;
 mod tokens;
 
 use molecule_hooks::testing::{HookContract, Violation};

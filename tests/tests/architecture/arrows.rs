@@ -13,7 +13,10 @@ const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 const ALLOWED: [(&str, &[&str]); 27] = [
     // Plumbing: knows no room above it.
     ("cidr", &[]),
-    ("config", &["cidr", "secrets::EncryptionKey"]),
+    (
+        "config",
+        &["cidr", "plugins::TrustedKey", "secrets::EncryptionKey"],
+    ),
     ("error", &[]),
     // The program, for whoever fetches: runtimes' sources, plugins.
     ("git", &[]),

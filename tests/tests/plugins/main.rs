@@ -2,6 +2,7 @@
 
 mod agents;
 mod allowlist;
+mod checks;
 mod download;
 mod drift;
 mod faults;
@@ -12,6 +13,7 @@ mod journey;
 mod on_docker;
 mod receipts;
 mod redelivery;
+mod registry;
 mod scripted;
 mod shelf;
 mod sources;

@@ -139,8 +139,22 @@ impl PluginSource for Scripted {
     }
 }
 
-/// Asks for an install.
-pub(crate) async fn install(app: &TestApp, agent: &Agent, body: Value) -> Reply {
+/// What a plugin gets that passed every check.
+pub(crate) const PASSED: (u16, &str) = (200, "");
+
+/// Status and error text.
+pub(crate) fn answer(reply: &Reply) -> (u16, String) {
+    (reply.status, reply.error())
+}
+
+#[track_caller]
+pub(crate) fn assert_answer(reply: &Reply, (status, error): (u16, &str)) {
+    assert_eq!(answer(reply), (status, error.to_owned()), "{}", reply.text);
+}
+
+/// Asks for an install that leaves the agent alone, so that its token stays good.
+pub(crate) async fn install(app: &TestApp, agent: &Agent, mut body: Value) -> Reply {
+    body["restart"] = json!(false);
     app.post(&format!("/workspaces/{}/plugins", agent.id), body)
         .bearer(&agent.token)
         .send()

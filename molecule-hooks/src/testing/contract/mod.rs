@@ -5,6 +5,8 @@ mod findings;
 mod keys;
 mod secrets;
 mod section;
+mod source;
+mod source_calls;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::BuildContext;
+use crate::descriptor::HookDescriptor;
 use crate::env_mutator::{EnvMutator, WorkspaceContext};
 
 use fence::Fence;
@@ -23,6 +26,7 @@ use findings::Findings;
 pub use findings::{Report, Violation};
 pub(crate) use keys::decoded_keys;
 use secrets::Secrets;
+pub use source::{PluginSourceContract, assert_plugin_source_contract};
 
 /// The rules that a server relies on, checked against one hook.
 ///
@@ -176,7 +180,7 @@ impl HookContract {
         let mut secrets = Secrets::new(&self.secrets);
         let fence = Fence::new(self.deadline);
         let hook = match &self.subject {
-            Subject::Linked(name) => section::check(&self, name, &mut secrets, &mut findings),
+            Subject::Linked(name) => self.build(name, &mut secrets, &mut findings),
             Subject::Instance(hook) => Some(Arc::clone(hook)),
         };
         if let Some(hook) = &hook {
@@ -185,6 +189,30 @@ impl HookContract {
         }
         secrets.check_log(&fence.log(), &mut findings);
         findings.finish(self.name())
+    }
+
+    /// Builds the linked hook.
+    fn build(
+        &self,
+        name: &str,
+        secrets: &mut Secrets,
+        findings: &mut Findings,
+    ) -> Option<Arc<dyn EnvMutator>> {
+        let given = section::Given {
+            section: &self.section,
+            env: &self.env,
+            context: &self.context,
+        };
+        let linked = HookDescriptor::linked();
+        let (linked, hook) = section::check(linked, name, given, secrets, findings)?;
+        findings.require("name-mismatch", hook.name() == linked.name, || {
+            format!(
+                "registered as {:?}, calls itself {:?}",
+                linked.name,
+                hook.name()
+            )
+        });
+        Some(hook)
     }
 
     fn name(&self) -> String {

@@ -44,26 +44,38 @@ impl Secrets {
 
     /// An error as it may stand in the output of a test.
     pub(super) fn show(&self, error: &HookError) -> String {
-        self.texts
-            .iter()
-            .fold(error.chain(), |text, secret| text.replace(secret, REDACTED))
+        self.hide(error.chain())
+    }
+
+    /// The same for a text.
+    pub(super) fn hide(&self, text: String) -> String {
+        let texts = self.texts.iter();
+        texts.fold(text, |text, secret| text.replace(secret, REDACTED))
     }
 
     pub(super) fn check_error(&self, error: &HookError, findings: &mut Findings) {
-        let leak = [
+        let texts = [
             ("Display", error.to_string()),
             ("Debug", format!("{error:?}")),
             ("chain()", error.chain()),
-        ]
-        .into_iter()
-        .find(|(_, text)| self.found_in(text));
+        ];
+        self.check_texts(&texts, &format!("{:?}", error.kind()), findings);
+    }
+
+    /// Checks the forms of one error.
+    pub(super) fn check_texts(
+        &self,
+        texts: &[(&str, String)],
+        kind: &str,
+        findings: &mut Findings,
+    ) {
+        let leak = texts.iter().find(|(_, text)| self.found_in(text));
         // The text itself stays out of the message: it holds a secret.
         findings.note(
             "secret-in-error",
             match leak {
                 Some((form, _)) => Err(format!(
-                    "a secret can be read in the {form} of a {:?} error; name the key or variable instead of its value",
-                    error.kind()
+                    "a secret can be read in the {form} of a {kind} error; name the key or variable instead of its value"
                 )),
                 None => Ok(()),
             },

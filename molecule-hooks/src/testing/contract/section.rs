@@ -1,67 +1,128 @@
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{ConfigField, RawConfig};
+use crate::config::{BuildContext, ConfigField, RawConfig};
 use crate::descriptor::HookDescriptor;
 use crate::env_mutator::EnvMutator;
 use crate::error::{HookError, HookErrorKind};
+use crate::plugin_source::PluginSource;
+use crate::source_descriptor::PluginSourceDescriptor;
 
-use super::HookContract;
 use super::findings::Findings;
 use super::secrets::{PLANTED, Secrets};
 
-/// Checks everything that happens before the first call, and builds the hook.
-pub(super) fn check(
-    contract: &HookContract,
+/// Something that was registered at link time and is built from a section.
+pub(super) trait Linked: Copy {
+    /// What is built.
+    type Built;
+    /// What it is called in messages.
+    const KIND: &'static str;
+
+    fn name(self) -> &'static str;
+    fn description(self) -> &'static str;
+    fn fields(self) -> &'static [ConfigField];
+    fn decoded_keys(self) -> Option<&'static [&'static str]>;
+    fn check(self, raw: &RawConfig) -> Result<(), HookError>;
+    fn build(
+        self,
+        raw: &RawConfig,
+        context: &BuildContext,
+    ) -> Result<Option<Self::Built>, HookError>;
+}
+
+macro_rules! linked {
+    ($descriptor:ty, $built:ty, $kind:literal) => {
+        impl Linked for &'static $descriptor {
+            type Built = std::sync::Arc<$built>;
+            const KIND: &'static str = $kind;
+
+            fn name(self) -> &'static str {
+                self.name
+            }
+            fn description(self) -> &'static str {
+                self.description
+            }
+            fn fields(self) -> &'static [ConfigField] {
+                self.fields
+            }
+            fn decoded_keys(self) -> Option<&'static [&'static str]> {
+                <$descriptor>::decoded_keys(self)
+            }
+            fn check(self, raw: &RawConfig) -> Result<(), HookError> {
+                <$descriptor>::check(self, raw)
+            }
+            fn build(
+                self,
+                raw: &RawConfig,
+                context: &BuildContext,
+            ) -> Result<Option<Self::Built>, HookError> {
+                <$descriptor>::build(self, raw, context)
+            }
+        }
+    };
+}
+
+linked!(HookDescriptor, dyn EnvMutator, "hook");
+linked!(PluginSourceDescriptor, dyn PluginSource, "plugin source");
+
+/// What the author of a hook crate gave for its construction.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) section: &'a Value,
+    pub(super) env: &'a BTreeMap<String, String>,
+    pub(super) context: &'a BuildContext,
+}
+
+/// Checks everything that happens before the first call, and builds what was linked
+/// under a name.
+pub(super) fn check<L: Linked>(
+    linked: Vec<L>,
     name: &str,
+    given: Given<'_>,
     secrets: &mut Secrets,
     findings: &mut Findings,
-) -> Option<Arc<dyn EnvMutator>> {
-    let mut linked = HookDescriptor::linked()
-        .into_iter()
-        .filter(|descriptor| descriptor.name == name);
+) -> Option<(L, L::Built)> {
+    let kind = L::KIND;
+    let mut linked = linked.into_iter().filter(|one| one.name() == name);
     let first = linked.next();
     findings.require("not-linked", first.is_some(), || {
         let crate_name = name.replace('-', "_");
-        format!("no linked hook is called {name:?}; add `use {crate_name} as _;` to the test")
+        format!("no linked {kind} is called {name:?}; add `use {crate_name} as _;` to the test")
     });
     findings.require("linked-twice", linked.next().is_none(), || {
-        format!("two linked hooks are called {name:?}")
+        format!("two linked {kind}s are called {name:?}")
     });
-    let descriptor = first?;
-    check_description(descriptor, findings);
-    check_fields(descriptor, findings);
+    let linked = first?;
+    check_description(linked, findings);
+    check_fields(linked, findings);
 
-    let section = Section {
-        contract,
-        descriptor,
-    };
-    let hook = section.check_valid(secrets, findings);
+    let section = Section { given, linked };
+    let built = section.check_valid(secrets, findings);
     section.check_unknown_key(secrets, findings);
     section.check_empty(secrets, findings);
     section.check_examples(secrets, findings);
     section.check_required(secrets, findings);
     section.check_hostile(secrets, findings);
-    hook
+    Some((linked, built?))
 }
 
-fn check_description(descriptor: &HookDescriptor, findings: &mut Findings) {
-    let text = descriptor.description;
+fn check_description(linked: impl Linked, findings: &mut Findings) {
+    let text = linked.description();
     let good = !text.trim().is_empty() && text.lines().count() == 1;
     findings.require("bad-description", good, || {
         "the description must be one line and not empty".to_owned()
     });
 }
 
-fn check_fields(descriptor: &HookDescriptor, findings: &mut Findings) {
-    let listed: Vec<&str> = descriptor.fields.iter().map(|field| field.name).collect();
+fn check_fields(linked: impl Linked, findings: &mut Findings) {
+    let listed: Vec<&str> = linked.fields().iter().map(|field| field.name).collect();
     let twice = (1..listed.len()).find(|&at| listed[..at].contains(&listed[at]));
     findings.require("field-listed-twice", twice.is_none(), || {
         format!("FIELDS lists {:?} twice", listed[twice.unwrap_or_default()])
     });
-    let Some(decoded) = descriptor.decoded_keys() else {
+    let Some(decoded) = linked.decoded_keys() else {
         return;
     };
     for name in &listed {
@@ -76,29 +137,25 @@ fn check_fields(descriptor: &HookDescriptor, findings: &mut Findings) {
     }
 }
 
-/// How an attempt to build the hook ended.
-enum Attempt {
-    Built(Arc<dyn EnvMutator>),
+/// How an attempt to build it ended.
+enum Attempt<T> {
+    Built(T),
     Skipped,
     Refused(HookError),
     Panicked,
 }
 
-struct Section<'a> {
-    contract: &'a HookContract,
-    descriptor: &'static HookDescriptor,
+struct Section<'a, L> {
+    given: Given<'a>,
+    linked: L,
 }
 
-impl Section<'_> {
-    fn check_valid(
-        &self,
-        secrets: &mut Secrets,
-        findings: &mut Findings,
-    ) -> Option<Arc<dyn EnvMutator>> {
-        let values = self.contract.section.clone();
-        for field in self.descriptor.fields.iter().filter(|f| f.secret) {
+impl<L: Linked> Section<'_, L> {
+    fn check_valid(&self, secrets: &mut Secrets, findings: &mut Findings) -> Option<L::Built> {
+        let values = self.given.section.clone();
+        for field in self.linked.fields().iter().filter(|f| f.secret) {
             let in_section = values.get(field.name).and_then(Value::as_str);
-            let in_env = field.env.and_then(|name| self.contract.env.get(name));
+            let in_env = field.env.and_then(|name| self.given.env.get(name));
             in_section.into_iter().for_each(|text| secrets.add(text));
             in_env.into_iter().for_each(|text| secrets.add(text));
         }
@@ -114,17 +171,10 @@ impl Section<'_> {
         findings.require("valid-section-skipped", !skipped, || {
             "give the contract a section that builds the hook".to_owned()
         });
-        let Attempt::Built(hook) = attempt else {
-            return None;
-        };
-        findings.require("name-mismatch", hook.name() == self.descriptor.name, || {
-            format!(
-                "registered as {:?}, calls itself {:?}",
-                self.descriptor.name,
-                hook.name()
-            )
-        });
-        Some(hook)
+        match attempt {
+            Attempt::Built(built) => Some(built),
+            _ => None,
+        }
     }
 
     fn check_unknown_key(&self, secrets: &mut Secrets, findings: &mut Findings) {
@@ -152,7 +202,7 @@ impl Section<'_> {
     /// Each example on top of the valid section, and, for fields that exclude
     /// each other, on top of the required ones only. One of the two must do.
     fn check_examples(&self, secrets: &mut Secrets, findings: &mut Findings) {
-        for field in self.descriptor.fields {
+        for field in self.linked.fields() {
             let Some(example) = field.example.and_then(yaml_scalar) else {
                 continue;
             };
@@ -160,7 +210,7 @@ impl Section<'_> {
             let mut least = self.values();
             least.retain(|key, _| {
                 let required = |f: &&ConfigField| f.required && f.name == key;
-                self.descriptor.fields.iter().any(|f| required(&f))
+                self.linked.fields().iter().any(|f| required(&f))
             });
             least.insert(field.name.to_owned(), example);
             let refusals: Vec<HookError> = [full, Value::Object(least)]
@@ -171,7 +221,7 @@ impl Section<'_> {
                         Ok(raw) => raw,
                         Err(error) => return Some(error),
                     };
-                    catch_unwind(AssertUnwindSafe(|| self.descriptor.check(&raw)))
+                    catch_unwind(AssertUnwindSafe(|| self.linked.check(&raw)))
                         .unwrap_or(Ok(()))
                         .err()
                 })
@@ -187,7 +237,7 @@ impl Section<'_> {
     }
 
     fn check_required(&self, secrets: &mut Secrets, findings: &mut Findings) {
-        for field in self.descriptor.fields.iter().filter(|f| f.required) {
+        for field in self.linked.fields().iter().filter(|f| f.required) {
             let mut values = self.values();
             values.remove(field.name);
             values.remove(&format!("{}_file", field.name));
@@ -205,7 +255,7 @@ impl Section<'_> {
     /// Odd values for every field. Whether they are refused is the hook's own
     /// business; panics and leaks are noted on the way.
     fn check_hostile(&self, secrets: &mut Secrets, findings: &mut Findings) {
-        for field in self.descriptor.fields {
+        for field in self.linked.fields() {
             for value in hostile_values(field.secret) {
                 let values = self.with(field.name, value);
                 self.attempt(values, Some(field), secrets, findings);
@@ -221,7 +271,7 @@ impl Section<'_> {
         without: Option<&ConfigField>,
         secrets: &mut Secrets,
         findings: &mut Findings,
-    ) -> Attempt {
+    ) -> Attempt<L::Built> {
         match self.raw(values, without) {
             Ok(raw) => self.build(&raw, secrets, findings),
             Err(error) => Attempt::Refused(error),
@@ -229,22 +279,27 @@ impl Section<'_> {
     }
 
     fn raw(&self, values: Value, without: Option<&ConfigField>) -> Result<RawConfig, HookError> {
-        let mut env = self.contract.env.clone();
+        let mut env = self.given.env.clone();
         if let Some(name) = without.and_then(|field| field.env) {
             env.remove(name);
             env.remove(&format!("{name}_FILE"));
         }
         RawConfig::new(values)?
-            .overlay(self.descriptor.fields, &env)
+            .overlay(self.linked.fields(), &env)
             .map_err(|problems| HookError::config(problems.join("; ")))
     }
 
-    fn build(&self, raw: &RawConfig, secrets: &mut Secrets, findings: &mut Findings) -> Attempt {
-        let context = &self.contract.context;
+    fn build(
+        &self,
+        raw: &RawConfig,
+        secrets: &mut Secrets,
+        findings: &mut Findings,
+    ) -> Attempt<L::Built> {
+        let context = self.given.context;
         let built = catch_unwind(AssertUnwindSafe(|| {
             // Both on purpose: a host may check without building.
-            let checked = self.descriptor.check(raw);
-            (checked, self.descriptor.build(raw, context))
+            let checked = self.linked.check(raw);
+            (checked, self.linked.build(raw, context))
         }));
         findings.require("config-panics", built.is_ok(), || {
             format!("a section with the keys {raw:?} makes it panic")
@@ -255,7 +310,7 @@ impl Section<'_> {
                     secrets.check_error(error, findings);
                 }
                 match built {
-                    Ok(Some(hook)) => Attempt::Built(hook),
+                    Ok(Some(built)) => Attempt::Built(built),
                     Ok(None) => Attempt::Skipped,
                     Err(error) => {
                         secrets.check_error(&error, findings);
@@ -268,11 +323,7 @@ impl Section<'_> {
     }
 
     fn values(&self) -> Map<String, Value> {
-        self.contract
-            .section
-            .as_object()
-            .cloned()
-            .unwrap_or_default()
+        self.given.section.as_object().cloned().unwrap_or_default()
     }
 
     fn with(&self, key: &str, value: Value) -> Value {

@@ -1,8 +1,11 @@
 //! `plugin.yaml`, as far as the server looks at it.
 
-use serde::{Deserialize, Serialize};
-use serde_yaml::Value;
+mod yaml;
+
+use serde::Serialize;
 use utoipa::ToSchema;
+
+use self::yaml::Node;
 
 /// Name of the file at the root of a plugin.
 pub(super) const MANIFEST_FILE: &str = "plugin.yaml";
@@ -10,6 +13,9 @@ pub(super) const MANIFEST_FILE: &str = "plugin.yaml";
 pub(super) const MAX_BYTES: usize = 64 * 1024;
 /// More brackets than this are no manifest, and cost a parser more than they are worth.
 const MAX_BRACKETS: usize = 4096;
+
+/// What a manifest may come to once its aliases are put in; one without any stays below.
+const BUDGET: usize = 4 * MAX_BYTES;
 
 /// What a plugin says about itself. Everything is optional: what is missing or of the
 /// wrong type reads as empty.
@@ -48,20 +54,16 @@ impl Manifest {
         if bytes.len() > MAX_BYTES || brackets.count() > MAX_BRACKETS {
             return Self::default();
         }
-        // Of several documents the first counts, as in other parsers.
-        let document = serde_yaml::Deserializer::from_slice(bytes).next();
-        let Some(Ok(mut value)) = document.map(Value::deserialize) else {
+        let Some(manifest) = Node::read(bytes, BUDGET) else {
             return Self::default();
         };
-        // What cannot be merged stays as it is.
-        let _ = value.apply_merge();
         Self {
-            version: text(&value, "version"),
-            description: text(&value, "description"),
-            author: text(&value, "author"),
-            tags: texts(&value, "tags"),
-            skills: texts(&value, "skills"),
-            runtimes: texts(&value, "runtimes"),
+            version: text(&manifest, "version"),
+            description: text(&manifest, "description"),
+            author: text(&manifest, "author"),
+            tags: texts(&manifest, "tags"),
+            skills: texts(&manifest, "skills"),
+            runtimes: texts(&manifest, "runtimes"),
         }
     }
 
@@ -89,15 +91,23 @@ impl Manifest {
     }
 }
 
-fn text(value: &Value, key: &str) -> String {
-    let text = value.get(key).and_then(Value::as_str);
-    text.unwrap_or_default().to_owned()
+fn text(manifest: &Node, key: &str) -> String {
+    match manifest.get(key) {
+        Some(Node::Text(text)) => text.clone(),
+        _ => String::new(),
+    }
 }
 
-fn texts(value: &Value, key: &str) -> Vec<String> {
-    let items = value.get(key).and_then(Value::as_sequence);
-    let texts = items.into_iter().flatten().filter_map(Value::as_str);
-    texts.map(str::to_owned).collect()
+fn texts(manifest: &Node, key: &str) -> Vec<String> {
+    let items = match manifest.get(key) {
+        Some(Node::List(items)) => items.as_slice(),
+        _ => &[],
+    };
+    let texts = items.iter().filter_map(|item| match item {
+        Node::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    texts.collect()
 }
 
 #[cfg(test)]
@@ -172,11 +182,29 @@ mod tests {
         let long = format!("version: \"1\"\n#{}", "x".repeat(MAX_BYTES));
         assert_eq!(of(&long), Manifest::default());
         assert_eq!(of("version: \"1\"\n---\nversion: \"2\"").version, "1");
+        let merged = of("<<: [{author: y}, {author: z, description: d}]\nauthor: x");
+        assert_eq!(
+            (merged.author.as_str(), merged.description.as_str()),
+            ("x", "d")
+        );
         let merged = of("base: &b {version: \"1\"}\n<<: *b\nauthor: x");
         assert_eq!(
             (merged.version.as_str(), merged.author.as_str()),
             ("1", "x")
         );
+    }
+
+    #[test]
+    fn a_few_bytes_never_become_many() {
+        let long = "x".repeat(30_000);
+        let aliases = "*a,".repeat(10_000);
+        let manifest = of(&format!("author: &a {long}\ntags: [{aliases}]"));
+        assert_eq!(manifest, Manifest::default());
+        let few = of(&format!("author: &a {long}\ntags: [*a, *a]"));
+        assert_eq!(few.tags.len(), 2);
+        // Whatever has no alias is read
+        let tags = "- x\n".repeat(16_000);
+        assert_eq!(of(&format!("tags:\n{tags}")).tags.len(), 16_000);
     }
 
     #[test]
