@@ -7,7 +7,7 @@ use molecule_tests::fake_plugins::{PluginCall, PluginFault};
 use molecule_tests::{ADMIN, Engine, TestApp, TestDatabase, eventually, on_both_engines};
 use serde_json::json;
 
-use crate::ground::{agent, hold, install, installed, put_usual, rows, server, uninstall};
+use crate::ground::{agent, hold, install, installed, put_usual, rows, server, set, uninstall};
 
 fn in_secs(secs: i64) -> String {
     (Utc::now() + TimeDelta::seconds(secs)).to_rfc3339()
@@ -150,6 +150,26 @@ on_both_engines! {
         assert_eq!((reply.status, &reply.json()["restarting"]), (200, &json!(true)));
         // The boot did not see it, so another one follows.
         eventually("it restarts", async || app.backend.starts_of(&agent.id).len() == 3).await;
+    }
+
+    async fn a_boot_of_another_server_is_waited_for(engine: Engine) {
+        let app = server(engine).start().await;
+        put_usual(&app, "careful", "1.0");
+        let agent = agent(&app).await;
+        let lease = format!("provision_lease_until = '{}'", in_secs(25));
+        set(&app, &agent.id, &lease).await;
+        let installing = install(&app, &agent.id, json!({ "source": "careful", "restart": false }));
+        let booted = async {
+            eventually("it waits", async || {
+                rows(&app, &agent.id, "plugin_operations").await == 1
+            })
+            .await;
+            assert_eq!(app.backend.plugins.all_calls(), 0);
+            set(&app, &agent.id, "provision_lease_until = NULL").await;
+        };
+        let (installed, ()) = tokio::join!(installing, booted);
+        assert_eq!(installed.status, 200, "{}", installed.text);
+        assert_eq!(app.backend.plugins.names(&agent.id), ["careful"]);
     }
 
     async fn removals_in_a_row_cost_one_restart(engine: Engine) {
