@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::registry;
+use super::registry::RegistryFolder;
 use super::store::drift::{self, Undelivered};
 use super::store::queue;
 use crate::backend::{Fact, FactLevel};
@@ -63,8 +63,8 @@ fn doubtful(text: String, advice: &'static str) -> Fact {
 
 /// The server's own folder of plugins. It may be missing while nobody needs it.
 async fn folder(config: &Config, users: i64) -> Option<Fact> {
-    let dir = registry::folder(config);
-    let looking = tokio::task::spawn_blocking(move || content(&dir));
+    let dir = RegistryFolder::of(config);
+    let looking = tokio::task::spawn_blocking(move || content(&dir.find()));
     let problem = match looking
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
