@@ -88,3 +88,17 @@ impl Reply {
         );
     }
 }
+
+/// Takes the port of a server that ended, without listening: nobody else's server can
+/// answer in its place as long as this lives.
+///
+/// # Panics
+/// When somebody else was quicker.
+pub fn hold_port(address: std::net::SocketAddr) -> tokio::net::TcpSocket {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a socket option");
+    socket
+        .bind(address)
+        .expect("the port of a server that ended");
+    socket
+}

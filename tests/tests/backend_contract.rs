@@ -31,6 +31,16 @@ mod files_cases;
 mod isolation_cases;
 #[path = "backend_support/no_backend.rs"]
 mod no_backend;
+#[path = "backend_support/plugin_cases.rs"]
+mod plugin_cases;
+#[path = "backend_support/plugin_cases_docker.rs"]
+mod plugin_cases_docker;
+#[path = "backend_support/plugin_cases_faults.rs"]
+mod plugin_cases_faults;
+#[path = "backend_support/plugin_cases_seed.rs"]
+mod plugin_cases_seed;
+#[path = "backend_support/plugin_cases_swaps.rs"]
+mod plugin_cases_swaps;
 #[path = "backend_support/process_cases.rs"]
 mod process_cases;
 #[path = "backend_support/volume_cases.rs"]

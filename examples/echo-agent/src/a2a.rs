@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::plugins::{Loader, Plugin};
 use crate::settings::Env;
 use crate::status::Status;
 use crate::timestamp;
@@ -17,7 +18,7 @@ const INVALID_PARAMS: i64 = -32602;
 ///
 /// Errors are JSON-RPC errors too and travel in an HTTP 200: the platform
 /// replaces the body of any other status.
-pub(crate) fn answer(body: &[u8], env: &Env, status: &Status) -> Value {
+pub(crate) fn answer(body: &[u8], env: &Env, plugins: &Loader, status: &Status) -> Value {
     let Ok(call) = serde_json::from_slice::<Value>(body) else {
         return error(&Value::Null, PARSE_ERROR, "Parse error");
     };
@@ -32,14 +33,14 @@ pub(crate) fn answer(body: &[u8], env: &Env, status: &Status) -> Value {
     match call.get("method").and_then(Value::as_str) {
         Some("message/send") => {
             let _task = status.begin_task();
-            send(&id, &call, env)
+            send(&id, &call, env, plugins)
         }
         Some(_) => error(&id, METHOD_NOT_FOUND, "Method not found"),
         None => error(&id, INVALID_REQUEST, "Invalid Request"),
     }
 }
 
-fn send(id: &Value, call: &Value, env: &Env) -> Value {
+fn send(id: &Value, call: &Value, env: &Env, plugins: &Loader) -> Value {
     let message = &call["params"]["message"];
     let Some(parts) = message["parts"].as_array() else {
         return error(
@@ -48,7 +49,7 @@ fn send(id: &Value, call: &Value, env: &Env) -> Value {
             "Invalid params: message.parts must be a list",
         );
     };
-    let reply = reply_to(&heard(parts), env);
+    let reply = reply_to(&heard(parts), env, plugins);
     let mut result = json!({
         "kind": "message",
         "role": "agent",
@@ -71,15 +72,30 @@ fn heard(parts: &[Value]) -> String {
     texts.join("\n")
 }
 
-/// `env NAME` tells whether a variable arrived, never what it holds;
-/// everything else is echoed.
-fn reply_to(text: &str, env: &Env) -> String {
+/// `env NAME` tells whether a variable arrived, never what it holds; `plugins` lists
+/// what is loaded, and `skill PLUGIN NAME` says what a skill of one says. Everything
+/// else is echoed.
+fn reply_to(text: &str, env: &Env, plugins: &Loader) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     match words.as_slice() {
         ["env", name] if is_variable_name(name) => match env.raw(name) {
             Some(value) => format!("{name} is set ({} bytes)", value.len()),
             None => format!("{name} is not set"),
         },
+        ["plugins"] => {
+            let lines: Vec<String> = plugins.load().iter().map(Plugin::line).collect();
+            match lines.is_empty() {
+                true => "no plugins".to_owned(),
+                false => lines.join("\n"),
+            }
+        }
+        ["skill", plugin, name] => {
+            let loaded = plugins.load();
+            let plugin = loaded.iter().find(|loaded| loaded.name == *plugin);
+            plugin
+                .and_then(|plugin| plugin.skill(name))
+                .unwrap_or_else(|| format!("no skill {name} is loaded"))
+        }
         _ => format!("echo: {text}"),
     }
 }
@@ -109,8 +125,14 @@ mod tests {
     use super::*;
 
     fn ask(body: &str) -> Value {
-        let env = Env::fixed(&[("SECRET", "hunter2"), ("EMPTY", "")]);
-        answer(body.as_bytes(), &env, &Status::new())
+        let nowhere = std::path::Path::new("/nowhere");
+        let env = Env::fixed(&[
+            ("SECRET", "hunter2"),
+            ("EMPTY", ""),
+            ("PLUGINS_DIR", "/nowhere"),
+        ]);
+        let plugins = Loader::new(nowhere, &env);
+        answer(body.as_bytes(), &env, &plugins, &Status::new())
     }
 
     fn say(text: &str) -> String {
@@ -154,6 +176,13 @@ mod tests {
         assert_eq!(say("env 1A"), "echo: env 1A");
         assert_eq!(say("env"), "echo: env");
         assert_eq!(say("env A B"), "echo: env A B");
+    }
+
+    #[test]
+    fn without_plugins_there_is_nothing_to_list() {
+        assert_eq!(say("plugins"), "no plugins");
+        assert_eq!(say("skill a b"), "no skill b is loaded");
+        assert_eq!(say("skill a"), "echo: skill a");
     }
 
     #[test]

@@ -55,6 +55,16 @@ fn parse(bytes: &[u8]) -> ConfigFile {
     config
 }
 
+/// The scalar of one key at column zero, as above.
+pub(crate) fn field(bytes: &[u8], key: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_start_matches('\u{feff}');
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let mut values = lines.filter(|(found, _)| found.trim_end() == key);
+    let (_, rest) = values.find(|(_, rest)| rest.is_empty() || rest.starts_with([' ', '\t']))?;
+    scalar(rest.trim()).filter(|value| !value.is_empty())
+}
+
 /// Decodes one scalar; `None` for forms this reader does not know.
 fn scalar(text: &str) -> Option<String> {
     match text.chars().next()? {

@@ -26,6 +26,7 @@ mod credentials;
 mod git_credential;
 mod http;
 mod log;
+mod plugins;
 mod presence;
 mod server;
 mod settings;
@@ -50,6 +51,9 @@ Without a subcommand the agent serves. Environment:
   HEARTBEAT_SECS         seconds between heartbeats (30)
   GIT_CREDENTIAL_HOST    hosts to serve besides github.com, comma separated
   GITHUB_TOKEN           git token to use when the platform gives none
+  PLUGINS_DIR            folder of plugins that workspaces share (/plugins)
+  PLUGIN_REQUIRE_COMPLETE_MARKER
+                         off, warn or enforce (enforce)
 ";
 
 /// The exit code of a wrong command line or a wrong environment.
@@ -102,6 +106,10 @@ fn serve(env: Env) -> ExitCode {
     let url = settings.registered_url(port);
     let card = card::build(&config, &url);
     let status = Arc::new(status::Status::new());
+    let plugins = Arc::new(plugins::Loader::new(&settings.config_dir, &env));
+    for plugin in plugins.load() {
+        log::line(&format!("plugin {}", plugin.line()));
+    }
 
     // The server runs before the registration, so a platform that calls back
     // at once is answered.
@@ -110,11 +118,12 @@ fn serve(env: Env) -> ExitCode {
         env,
         config_dir: settings.config_dir.clone(),
         status: Arc::clone(&status),
+        plugins: Arc::clone(&plugins),
     };
     if let Err(error) = server::spawn(listener, served) {
         log::line(&format!("cannot start the server thread: {}", error.kind()));
         return ExitCode::FAILURE;
     }
     log::line(&format!("listening on port {port}, will register as {url}"));
-    presence::run(&settings, &url, &card, &status)
+    presence::run(&settings, &url, &card, &status, &plugins)
 }

@@ -11,6 +11,7 @@ use crate::credentials::{self, AUTH_TOKEN, INBOUND_SECRET};
 use crate::http::HttpError;
 use crate::http::client::{self, Response};
 use crate::log;
+use crate::plugins::{self, Loader};
 use crate::settings::Settings;
 use crate::status::Status;
 
@@ -20,9 +21,16 @@ const UNKNOWN_FACTOR: u32 = 4;
 
 /// Registers, then sends heartbeats for ever. An absent, slow or refusing
 /// platform is a reason to try again, never to exit.
-pub(crate) fn run(settings: &Settings, url: &str, card: &Value, status: &Arc<Status>) -> ExitCode {
+pub(crate) fn run(
+    settings: &Settings,
+    url: &str,
+    card: &Value,
+    status: &Arc<Status>,
+    plugins: &Loader,
+) -> ExitCode {
     let mut platform = Platform {
         settings,
+        plugins,
         token: credentials::read(&settings.config_dir, AUTH_TOKEN),
     };
     platform.register(url, card);
@@ -34,6 +42,7 @@ pub(crate) fn run(settings: &Settings, url: &str, card: &Value, status: &Arc<Sta
 /// The platform as this workspace sees it.
 struct Platform<'a> {
     settings: &'a Settings,
+    plugins: &'a Loader,
     /// Kept in memory too, so an unwritable folder does not lock the agent out.
     token: Option<String>,
 }
@@ -45,6 +54,7 @@ impl Platform<'_> {
             "id": self.settings.workspace_id,
             "url": url,
             "agent_card": card,
+            "plugins": plugins::report(&self.plugins.load()),
         });
         let slowest = self.settings.heartbeat;
         let mut pause = FIRST_RETRY.min(slowest);
@@ -79,6 +89,8 @@ impl Platform<'_> {
             "active_tasks": active,
             "current_task": if active == 0 { "" } else { "answering a message" },
             "uptime_seconds": status.uptime_seconds(),
+            // Read anew each time: an echo has nothing of them in memory.
+            "plugins": plugins::report(&self.plugins.load()),
         });
         let outcome = self.post("/registry/heartbeat", &body);
         match &outcome {

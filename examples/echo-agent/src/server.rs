@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::http::HttpError;
 use crate::http::deadline::DeadlineStream;
 use crate::http::wire::{Framing, Head, read_request_body};
+use crate::plugins::Loader;
 use crate::settings::{Env, Settings};
 use crate::status::Status;
 use crate::{a2a, credentials, log};
@@ -31,6 +32,7 @@ pub(crate) struct Served {
     pub(crate) env: Env,
     pub(crate) config_dir: PathBuf,
     pub(crate) status: Arc<Status>,
+    pub(crate) plugins: Arc<Loader>,
 }
 
 /// A status and a JSON body.
@@ -143,7 +145,10 @@ fn read_and_route(
                     .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
             }
             let body = read_request_body(reader, framing)?;
-            Ok((200, a2a::answer(&body, &served.env, &served.status)))
+            Ok((
+                200,
+                a2a::answer(&body, &served.env, &served.plugins, &served.status),
+            ))
         }
         ("GET", "/health") => Ok((200, json!({"status": "ok"}))),
         ("GET", "/.well-known/agent-card.json" | "/.well-known/agent.json") => {

@@ -6,13 +6,13 @@ use molecule_hooks::Registry;
 
 use super::Failure;
 use super::secrets::{self, Finding};
-use crate::backend::{FactLevel, NO_INSTANCE, SharedBackend};
+use crate::backend::{Fact, FactLevel, NO_INSTANCE, SharedBackend};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::server::choose_backend;
 use crate::store::Db;
 use crate::sweeps::diagnosis::{self, Severity};
-use crate::{identity, store};
+use crate::{identity, plugins, store};
 
 /// Free space below which the data directory is in danger.
 const LOW_DISK_BYTES: u64 = 1024 * 1024 * 1024;
@@ -60,6 +60,7 @@ async fn database(config: &Config) -> (Option<String>, bool) {
     let fleet = match &instance {
         Schema::UpToDate(_) => {
             let fleet = fleet(&db, config).await;
+            plugins(&db, config).await;
             tell("secrets", &secrets::examine(config, &db).await) && fleet
         }
         // Without its tables there is nothing to say.
@@ -135,6 +136,14 @@ async fn fleet(db: &Db, config: &Config) -> bool {
     found.iter().all(|found| found.severity != Severity::Bad)
 }
 
+/// What may be wrong with plugins. None of it keeps a server from working.
+async fn plugins(db: &Db, config: &Config) {
+    match plugins::diagnosis::examine(db, config).await {
+        Ok(facts) => facts.iter().for_each(tell_fact),
+        Err(error) => doubtful("plugins", &error.to_string(), "is the database busy?"),
+    }
+}
+
 async fn backend(config: &Config, instance: &str) -> bool {
     let backend = match choose_backend(config, instance).await {
         Ok(backend) => backend,
@@ -159,13 +168,7 @@ async fn backend(config: &Config, instance: &str) -> bool {
     match answer {
         Ok(about) => {
             good("backend", &format!("{}: {about}", backend.kind().as_str()));
-            for fact in &facts {
-                match fact.level {
-                    FactLevel::Good => good(fact.what, &fact.text),
-                    FactLevel::Doubtful => doubtful(fact.what, &fact.text, fact.advice),
-                    FactLevel::Bad => bad(fact.what, &fact.text, fact.advice),
-                }
-            }
+            facts.iter().for_each(tell_fact);
             facts.iter().all(|fact| fact.level != FactLevel::Bad)
         }
         Err(error) => {
@@ -196,6 +199,14 @@ fn tell_finding(finding: &diagnosis::Finding) {
         Severity::Good => good(finding.what, &finding.text),
         Severity::Doubtful => doubtful(finding.what, &finding.text, finding.advice),
         Severity::Bad => bad(finding.what, &finding.text, finding.advice),
+    }
+}
+
+fn tell_fact(fact: &Fact) {
+    match fact.level {
+        FactLevel::Good => good(fact.what, &fact.text),
+        FactLevel::Doubtful => doubtful(fact.what, &fact.text, fact.advice),
+        FactLevel::Bad => bad(fact.what, &fact.text, fact.advice),
     }
 }
 

@@ -87,8 +87,8 @@ pub(crate) trait Visibility: Send + Sync {
 /// Proof of a client's right to listen, asked for again now and then.
 #[async_trait]
 pub(crate) trait Proof: Send + Sync + 'static {
-    /// False when it is no longer good. True when that cannot be found out.
-    async fn holds(&self) -> bool;
+    /// Whether it is still good; none when that cannot be found out now.
+    async fn holds(&self) -> Option<bool>;
 }
 
 /// The listening clients. Cheap to clone.
@@ -112,7 +112,8 @@ struct Client {
     frames: mpsc::Sender<Arc<Frame>>,
     end: Arc<End>,
     proof: Arc<dyn Proof>,
-    proven_at: Instant,
+    /// None: nobody could say the last time.
+    proven_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -201,7 +202,7 @@ impl Hub {
             frames: sender,
             end: Arc::clone(&end),
             proof,
-            proven_at: Instant::now(),
+            proven_at: Some(Instant::now()),
         };
         clients.insert(id, client);
         self.0.count.store(clients.len(), Ordering::Release);
@@ -310,17 +311,26 @@ impl Hub {
         }
     }
 
-    /// Asks for proofs again: all of them, or those not asked for since `age`.
+    /// Proofs to ask for again: all of them, or those not asked for since `age`. Whoever
+    /// gets an answer says so with [`proved`](Self::proved) or [`end`](Self::end); else
+    /// they are asked for the next time.
     pub(super) fn unproven(&self, all: bool, age: Duration) -> Vec<(u64, Arc<dyn Proof>)> {
         let mut clients = self.clients();
         let due = clients
             .iter_mut()
-            .filter(|(_, client)| all || client.proven_at.elapsed() >= age);
+            .filter(|(_, client)| all || client.proven_at.is_none_or(|at| at.elapsed() >= age));
         due.map(|(id, client)| {
-            client.proven_at = Instant::now();
+            client.proven_at = None;
             (*id, Arc::clone(&client.proof))
         })
         .collect()
+    }
+
+    /// A client's proof is good.
+    pub(super) fn proved(&self, id: u64) {
+        if let Some(client) = self.clients().get_mut(&id) {
+            client.proven_at = Some(Instant::now());
+        }
     }
 
     /// Lets a client go.

@@ -200,9 +200,11 @@ impl Events {
         let unproven = self.0.hub.unproven(revoked, PROOF_LASTS);
         futures_util::stream::iter(unproven)
             .for_each_concurrent(PROOFS_AT_ONCE, |(id, proof)| async move {
-                let holds = tokio::time::timeout(PROOF_TIMEOUT, proof.holds()).await;
-                if !holds.unwrap_or(true) {
-                    self.0.hub.end(id, Ended::Refused);
+                match tokio::time::timeout(PROOF_TIMEOUT, proof.holds()).await {
+                    Ok(Some(true)) => self.0.hub.proved(id),
+                    Ok(Some(false)) => self.0.hub.end(id, Ended::Refused),
+                    // A datastore that does not answer refuses nobody, and is asked again.
+                    Ok(None) | Err(_) => {}
                 }
             })
             .await;

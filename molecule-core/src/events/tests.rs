@@ -21,13 +21,30 @@ impl Reach for Nobody {
     fn changed(&self) {}
 }
 
-/// Good until it is said not to be.
-struct Revocable(AtomicBool);
+/// Good until it is said not to be; now and then nobody can say.
+struct Revocable {
+    is_good: AtomicBool,
+    silences: AtomicU64,
+}
+
+impl Revocable {
+    fn new(silences: u64) -> Arc<Self> {
+        Arc::new(Self {
+            is_good: AtomicBool::new(true),
+            silences: AtomicU64::new(silences),
+        })
+    }
+}
 
 #[async_trait]
 impl Proof for Revocable {
-    async fn holds(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    async fn holds(&self) -> Option<bool> {
+        let silences = self.silences.load(Ordering::Acquire);
+        if silences > 0 {
+            self.silences.store(silences - 1, Ordering::Release);
+            return None;
+        }
+        Some(self.is_good.load(Ordering::Acquire))
     }
 }
 
@@ -50,13 +67,14 @@ async fn a_listener_whose_credentials_ended_is_let_go_within_seconds() {
     let counted = Arc::clone(&revocations);
     let count = move || counted.load(Ordering::Acquire);
     events.start(&supervisor, Arc::new(Nobody), count);
-    let [revoked, kept] = [(); 2].map(|()| Arc::new(Revocable(AtomicBool::new(true))));
+    // While nobody can say, it stays; the question is not forgotten.
+    let [revoked, kept] = [1, 2].map(Revocable::new);
     let listen = |proof: &Arc<Revocable>| {
         events.listen(Audience::Everything, Arc::clone(proof) as Arc<dyn Proof>)
     };
     let mut leaving = listen(&revoked).await.expect("room");
     let mut staying = listen(&kept).await.expect("room");
-    revoked.0.store(false, Ordering::Release);
+    revoked.is_good.store(false, Ordering::Release);
     revocations.fetch_add(1, Ordering::AcqRel);
     let end = tokio::time::timeout(PROOF_EVERY * 4, leaving.next()).await;
     let end = end.expect("within seconds").err();

@@ -17,6 +17,8 @@ use crate::workspaces::Turn;
 
 /// Looking whether a workspace runs may take this long.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
+/// A workspace that somebody else boots is looked at again after this time.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) const OPERATIONS: &str = "molecule_plugin_operations_total";
 pub(super) const STEPS: &str = "molecule_plugin_step_duration_seconds";
 
@@ -55,14 +57,13 @@ impl Plugins {
     ) -> Result<Ground<'_>> {
         let services = &self.services;
         let workspace = inside.place().workspace;
-        let turn = tokio::select! {
-            turn = services.workspaces.turn(workspace, cancel) => turn,
+        let (turn, row) = tokio::select! {
+            quiet = self.quiet(workspace, cancel) => quiet?,
             () = cancel.cancelled() => {
                 tracing::info!(workspace.id = %workspace, "workspace had no turn for a plugin in time");
                 return Err(not_running());
             }
         };
-        let row = target::target(&services.db, workspace).await?;
         let row = row.filter(|row| !row.external && !row.is_removed());
         let (Some(row), Some(target)) = (row, services.backend.plugins()) else {
             return Err(not_running());
@@ -79,6 +80,25 @@ impl Plugins {
                 _turn: turn,
             }),
             false => Err(not_running()),
+        }
+    }
+
+    /// The turn of a workspace that nobody boots. Boots of this server hold the turn
+    /// themselves; those of other servers, and those that only have their row so far,
+    /// are waited for.
+    async fn quiet(
+        &self,
+        workspace: Uuid,
+        cancel: &CancellationToken,
+    ) -> Result<(Turn, Option<Target>)> {
+        loop {
+            let turn = self.services.workspaces.turn(workspace, cancel).await;
+            let row = target::target(&self.services.db, workspace).await?;
+            if !row.as_ref().is_some_and(Target::is_booting) {
+                return Ok((turn, row));
+            }
+            drop(turn);
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 

@@ -8,10 +8,12 @@
 //! boot, a pause or a delete does, never waits for a plugin: so nobody waits in a circle.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures_util::FutureExt;
 use molecule_hooks::PluginName;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Plugins;
+use super::ground::not_running;
 use super::store::locks::{self as sql, Term};
 use crate::error::{Error, Result};
 use crate::store::timestamp;
@@ -99,8 +102,10 @@ impl Plugins {
         let holder = Uuid::new_v4();
         self.take(inside, holder).await?;
         let cancel = self.services.supervisor.token().child_token();
+        // A panic must not leave the plugin held.
+        let fenced = AssertUnwindSafe(work(cancel.clone())).catch_unwind();
         let done = tokio::select! {
-            done = work(cancel.clone()) => done,
+            done = fenced => done.unwrap_or_else(|_| Err(panicked(&inside.place))),
             () = self.keep(&inside.place, holder, &cancel) => Err(stuck()),
             () = overdue(inside.deadline, &cancel) => Err(stuck()),
         };
@@ -126,8 +131,14 @@ impl Plugins {
                 until: now + LEASE,
                 furthest: now + LEASE * 2,
             };
-            if sql::take(&self.services.db, *workspace, plugin.as_str(), term).await? {
-                return Ok(());
+            match sql::take(&self.services.db, *workspace, plugin.as_str(), term).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // There is no such workspace, or no more.
+                Err(sqlx::Error::Database(error)) if error.is_foreign_key_violation() => {
+                    return Err(not_running());
+                }
+                Err(error) => return Err(error.into()),
             }
             if Instant::now() + pause > inside.deadline {
                 return Err(in_progress(&inside.place));
@@ -185,6 +196,14 @@ async fn overdue(deadline: Instant, cancel: &CancellationToken) {
 
 fn in_progress(place: &Place) -> Error {
     Error::conflict("plugin operation already in progress").with("plugin", place.plugin.as_str())
+}
+
+fn panicked(place: &Place) -> Error {
+    tracing::error!(
+        workspace.id = %place.workspace, plugin.name = %place.plugin,
+        "operation on a plugin panicked"
+    );
+    Error::internal("plugin deliver failed", anyhow::anyhow!("it panicked"))
 }
 
 fn stuck() -> Error {

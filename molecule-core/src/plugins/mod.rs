@@ -3,6 +3,7 @@
 
 mod allowlist;
 mod deliver;
+pub(crate) mod diagnosis;
 mod download;
 mod drift;
 mod follow;

@@ -30,6 +30,9 @@ pub(super) struct Pins {
     /// Lets an unpinned source pass whatever the configuration says: for what was let
     /// in before.
     pub(super) skip_pinning: bool,
+    /// Digest of version 2 of a tree that was let in before, which needs no signature
+    /// again. Never what a request says.
+    pub(super) vetted: Option<String>,
 }
 
 /// Refuses specs that may mean other bytes tomorrow, as far as the operator wants.

@@ -5,7 +5,7 @@
 //! per plugin and in all, and what became of each is written into its row.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -84,7 +84,8 @@ impl PluginSupplies for Plugins {
             progress,
             wanted: Vec::new(),
             rows: BTreeMap::new(),
-            left: Mutex::new(Duration::from_secs(deadline) / SHARE_OF_START),
+            limit: Duration::from_secs(deadline) / SHARE_OF_START,
+            ends: OnceLock::new(),
             fates: Mutex::default(),
         };
         for row in rows {
@@ -101,8 +102,10 @@ struct Supply {
     progress: Progress,
     wanted: Vec<WantedPlugin>,
     rows: BTreeMap<PluginName, Desired>,
-    /// What is left of the time for fetching.
-    left: Mutex<Duration>,
+    /// For fetching all of them.
+    limit: Duration,
+    /// When that is over, once the first was asked for.
+    ends: OnceLock<Instant>,
     fates: Mutex<BTreeMap<PluginName, Fate>>,
 }
 
@@ -144,13 +147,10 @@ impl Supply {
         self.fates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn left(&self) -> MutexGuard<'_, Duration> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Fetches what the row names, within what is left of the time.
     async fn fetch(&self, row: &Desired) -> Result<(SourceRef, Staged), (Trouble, String)> {
-        let limit = FETCH_TIMEOUT.min(*self.left());
+        let ends = *self.ends.get_or_init(|| Instant::now() + self.limit);
+        let limit = FETCH_TIMEOUT.min(ends.saturating_duration_since(Instant::now()));
         if limit.is_zero() {
             let text = "the time for fetching plugins is used up".to_owned();
             return Err((Trouble::TimedOut, text));
@@ -168,17 +168,12 @@ impl Supply {
             // It was let in when it was installed, as what it still must be.
             pins: Pins {
                 skip_pinning: true,
+                vetted: row.tree_sha256.clone(),
                 ..Pins::default()
             },
             expected_name: Some(&row.plugin_name),
         };
-        let began = Instant::now();
-        let staged = timeout(limit, self.plugins.stage(request)).await;
-        {
-            let mut left = self.left();
-            *left = left.saturating_sub(began.elapsed());
-        }
-        match staged {
+        match timeout(limit, self.plugins.stage(request)).await {
             Ok(Ok(staged)) => Ok((source, staged)),
             Ok(Err(error)) => {
                 let trouble = match error.kind() {

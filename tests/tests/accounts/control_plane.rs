@@ -7,7 +7,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, header};
-use tokio::net::TcpListener;
+use molecule_tests::http::hold_port;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 /// The cookie of a member.
@@ -94,11 +95,14 @@ impl ControlPlane {
         self.shared.seen.lock().expect("requests").clone()
     }
 
-    /// Ends it; when this returns, nobody listens any more.
-    pub(crate) async fn stop(mut self) {
+    /// Ends it; when this returns, nobody listens any more, nor does anybody else as
+    /// long as what is returned lives.
+    pub(crate) async fn stop(mut self) -> TcpSocket {
         self.running.abort();
         // It was cancelled, which is what was wanted.
         let _ = (&mut self.running).await;
+        let address = self.url.trim_start_matches("http://");
+        hold_port(address.parse().expect("an address"))
     }
 
     /// Makes a server ask this control plane.
@@ -159,5 +163,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 fn reply(status: StatusCode, body: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
+    // Or a connection that is kept would answer after the end.
+    let close = header::HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
     response
 }

@@ -133,7 +133,7 @@ async fn a_control_plane_that_does_not_answer_is_a_503_and_forgotten_at_once() {
     assert_eq!(ask(&app, GOOD).await.status, 200);
 
     // Nobody listens there any more.
-    control_plane.stop().await;
+    let _port = control_plane.stop().await;
     assert_unanswered(&ask(&app, "session=other").await);
     assert_eq!(ask(&app, GOOD).await.status, 200, "known for half a minute");
 }

@@ -6,11 +6,12 @@ use crate::source::{Source, has_word, rust_in};
 const CORE: &str = "molecule-core/src/";
 
 /// Libraries and hook crates: code that runs inside somebody's server.
-const LIBRARIES: [&str; 5] = [
+const LIBRARIES: [&str; 6] = [
     CORE,
     "molecule-hooks/src/",
     "plugins/",
     "examples/env-mutator/src/",
+    "examples/plugin-source/src/",
     "examples/token-provider/src/",
 ];
 

@@ -45,6 +45,16 @@ pub(crate) async fn root_file_system() -> Vec<u8> {
 
 /// The same with more folders: name, mode, owner.
 pub(crate) async fn root_file_system_with(folders: &[(&str, u32, u64)]) -> Vec<u8> {
+    file_system(folders, &[]).await
+}
+
+/// The same with commands of busybox under their own names.
+#[allow(dead_code, reason = "not every suite needs it")]
+pub(crate) async fn root_file_system_with_commands(commands: &[&str]) -> Vec<u8> {
+    file_system(&[], commands).await
+}
+
+async fn file_system(folders: &[(&str, u32, u64)], commands: &[&str]) -> Vec<u8> {
     let busybox = tokio::fs::read(busybox()).await.expect("busybox");
     let mut tar = Builder::new_non_terminated(Vec::new());
     let mut add = async |path: &str, kind: EntryType, mode: u32, owner: u64, content: &[u8]| {
@@ -72,6 +82,17 @@ pub(crate) async fn root_file_system_with(folders: &[(&str, u32, u64)]) -> Vec<u
         ("agent.sh", 0o755, SCRIPT.as_bytes()),
     ] {
         add(name, EntryType::Regular, mode, 0, content).await;
+    }
+    for command in commands {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        header.set_link_name("busybox").expect("a link");
+        let none: &[u8] = &[];
+        tar.append_data(&mut header, format!("bin/{command}"), none)
+            .await
+            .expect("an entry");
     }
     tar.into_inner().await.expect("an archive")
 }

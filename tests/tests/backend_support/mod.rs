@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod docker;
 pub(crate) mod fixture;
+pub(crate) mod plugin_world;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod registry;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -44,6 +44,12 @@ pub(crate) enum Fault {
     Removing(Duration),
     /// The daemon gets the second text where the first one was.
     Edit(&'static str, &'static str),
+    /// It waits for [`Proxy::release`].
+    #[allow(dead_code, reason = "not every suite needs it")]
+    Held,
+    /// The daemon gets so many bytes of the body, and then both connections end.
+    #[allow(dead_code, reason = "not every suite needs it")]
+    CutBody(usize),
 }
 
 /// Which call goes wrong, and how.
@@ -111,6 +117,9 @@ impl Rule {
 struct State {
     rules: Mutex<Vec<Rule>>,
     down: Mutex<bool>,
+    release: Notify,
+    /// What is replaced in every request for an exec.
+    edit: Mutex<Option<(&'static str, &'static str)>>,
     daemon: PathBuf,
 }
 
@@ -155,6 +164,19 @@ impl Proxy {
         self.state.rules.lock().unwrap().clear();
     }
 
+    /// Lets one call go on that is [`Fault::Held`].
+    #[allow(dead_code, reason = "not every suite needs it")]
+    pub(crate) fn release(&self) {
+        self.state.release.notify_one();
+    }
+
+    /// From now on every request for an exec has the second text in the place of the
+    /// first, whatever else happens to it.
+    #[allow(dead_code, reason = "not every suite needs it")]
+    pub(crate) fn edit_execs(&self, wanted: &'static str, other: &'static str) {
+        *self.state.edit.lock().unwrap() = Some((wanted, other));
+    }
+
     /// While down, every call is answered with 500.
     pub(crate) fn set_down(&self, down: bool) {
         *self.state.down.lock().unwrap() = down;
@@ -172,6 +194,7 @@ async fn serve(listener: UnixListener, state: Arc<State>) {
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades()
                 .await;
         });
         while connections.try_join_next().is_some() {}
@@ -186,9 +209,29 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
         ));
     }
     let Some(fault) = fault_for(state, &request) else {
-        return forward(&state.daemon, request.map(boxed)).await;
+        return pass(state, request).await;
     };
     match fault {
+        Fault::Held => {
+            state.release.notified().await;
+            pass(state, request).await
+        }
+        Fault::CutBody(bytes) => {
+            let (head, body) = request.into_parts();
+            let mut left = bytes;
+            let frames = body.into_data_stream().map(move |piece| {
+                let piece = piece?;
+                if left == 0 {
+                    anyhow::bail!("cut");
+                }
+                let now = piece.slice(..piece.len().min(left));
+                left -= now.len();
+                Ok(Frame::data(now))
+            });
+            let body = BodyExt::boxed(StreamBody::new(frames));
+            forward(&state.daemon, Request::from_parts(head, body)).await?;
+            Err(anyhow::anyhow!("cut"))
+        }
         Fault::Echo => {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -225,16 +268,7 @@ async fn handle(state: &State, request: Request<Incoming>) -> anyhow::Result<Res
                 serde_json::json!({ "message": text }).to_string(),
             ))
         }
-        Fault::Edit(wanted, other) => {
-            let (mut head, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
-            let body = String::from_utf8(body.to_vec())?.replace(wanted, other);
-            head.headers.remove(hyper::header::CONTENT_LENGTH);
-            let body = Full::new(Bytes::from(body))
-                .map_err(anyhow::Error::from)
-                .boxed();
-            forward(&state.daemon, Request::from_parts(head, body)).await
-        }
+        Fault::Edit(wanted, other) => edited(&state.daemon, request, wanted, other).await,
         Fault::Late(time) => {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -269,12 +303,55 @@ fn fault_for(state: &State, request: &Request<Incoming>) -> Option<Fault> {
     None
 }
 
+/// Forwards a call with another text in the place of one.
+async fn edited(
+    daemon: &Path,
+    request: Request<Incoming>,
+    wanted: &str,
+    other: &str,
+) -> anyhow::Result<Response<Body>> {
+    let (mut head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let body = String::from_utf8(body.to_vec())?.replace(wanted, other);
+    head.headers.remove(hyper::header::CONTENT_LENGTH);
+    let body = Full::new(Bytes::from(body))
+        .map_err(anyhow::Error::from)
+        .boxed();
+    forward(daemon, Request::from_parts(head, body)).await
+}
+
+/// Forwards a call, also one whose connection becomes a stream both ways.
+async fn pass(state: &State, mut request: Request<Incoming>) -> anyhow::Result<Response<Body>> {
+    let daemon = &state.daemon;
+    let edit = *state.edit.lock().unwrap();
+    if let Some((wanted, other)) = edit.filter(|_| request.uri().path().ends_with("/exec")) {
+        return edited(daemon, request, wanted, other).await;
+    }
+    if !request.headers().contains_key(hyper::header::UPGRADE) {
+        return forward(daemon, request.map(boxed)).await;
+    }
+    let ours = hyper::upgrade::on(&mut request);
+    let mut response = forward(daemon, request.map(boxed)).await?;
+    if response.status() == hyper::StatusCode::SWITCHING_PROTOCOLS {
+        let theirs = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            let (ours, theirs) = (ours.await?, theirs.await?);
+            let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+            tokio::io::copy_bidirectional(&mut ours, &mut theirs).await?;
+            anyhow::Ok(())
+        });
+        let (head, _) = response.into_parts();
+        return Ok(Response::from_parts(head, full(Bytes::new())));
+    }
+    Ok(response)
+}
+
 async fn forward(daemon: &Path, request: Request<Body>) -> anyhow::Result<Response<Body>> {
     let stream = UnixStream::connect(daemon).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the answer.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Ok(sender.send_request(request).await?.map(boxed))
 }
 

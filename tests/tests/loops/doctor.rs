@@ -202,3 +202,52 @@ async fn a_database_and_a_backend_that_do_not_answer_are_told_without_secrets() 
     assert_eq!(code, Some(1), "{said}");
     assert_says(&said, "FAIL  backend", "Docker daemon");
 }
+
+on_both_engines! {
+    async fn plugins_that_are_missing_or_forgotten_are_named(engine: Engine) {
+        // given a plugin that did not get into its workspace, and an update of long ago
+        let app = only(engine, |_| {}).start().await;
+        wait_for_lead(&app).await;
+        let agent = Agent::online(&app, json!({ "name": "one" })).await;
+        let (code, said) = doctor(app.database.url(), |_| {});
+        assert_eq!(code, Some(0), "{said}");
+        assert_says(&said, "ok    plugins: nothing is wrong with them", "");
+        let long_ago = sql_time(Utc::now() - TimeDelta::days(8));
+        let (row, other, workspace) = (
+            sql_id(engine, "00000000-0000-4000-8000-000000000001"),
+            sql_id(engine, "00000000-0000-4000-8000-000000000002"),
+            sql_id(engine, &agent.id),
+        );
+        let sql = format!(
+            "INSERT INTO workspace_plugins (id, workspace_id, plugin_name, source_raw, tracked_ref,
+                 installed_sha, installed_at, updated_at, delivery_error)
+             VALUES ({row}, {workspace}, 'careful', 'local://careful', 'tag:v1', 'abc', {long_ago},
+                     {long_ago}, 'not_found')"
+        );
+        app.database.execute(&sql).await;
+        let sql = format!(
+            "INSERT INTO plugin_update_queue (id, workspace_id, plugin_name, tracked_ref, current_sha,
+                 latest_sha, created_at)
+             VALUES ({other}, {workspace}, 'careful', 'tag:v1', 'abc', 'def', {long_ago})"
+        );
+        app.database.execute(&sql).await;
+
+        let (code, said) = doctor(app.database.url(), |config| {
+            let key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+            config["plugins"] = json!({ "trusted_keys": [key] });
+        });
+
+        // then doctor says so, and that nothing of it keeps the server from working
+        assert_eq!(code, Some(0), "{said}");
+        assert_says(
+            &said,
+            "warn  plugins: the folder of local:// is not there; 1 installed plugin(s)",
+            "plugins.registry_dir",
+        );
+        assert_says(&said, "warn  plugins: 1 update(s) wait", "/admin/plugin-updates-pending");
+        let missing = format!("careful in {} (not_found)", agent.id);
+        assert_says(&said, &missing, "the server's log");
+        assert_says(&said, "warn  plugins: there are trusted keys", "require_signature");
+        assert_says(&said, "1 tracked plugin(s) were not asked", "upstream");
+    }
+}

@@ -32,7 +32,7 @@ on_both_engines! {
         let stand_in = StandIn::echo().await;
         let app = server(engine, &stand_in.url).await;
         let agent = online(&app, json!({ "name": "dev" })).await;
-        stand_in.stop().await;
+        let _port = stand_in.stop().await;
         app.backend.lose(&agent.id);
         let again = StandIn::echo().await;
         app.backend.set_url(&again.url);
@@ -133,7 +133,7 @@ async fn an_agent_that_refuses_and_runs_cannot_be_reached() {
     let stand_in = StandIn::echo().await;
     let app = server(Engine::Sqlite, &stand_in.url).await;
     let agent = online(&app, json!({ "name": "dev" })).await;
-    stand_in.stop().await;
+    let _port = stand_in.stop().await;
     for unknown in [false, true] {
         // Nor is one restarted of which the backend cannot tell.
         app.backend.set_unknown(unknown);
@@ -164,7 +164,7 @@ async fn an_external_agent_is_nobodys_to_restart() {
     );
     app.database.execute(&sql).await;
     assert_eq!(send(&app, &id, "hi").send().await.status, 200);
-    stand_in.stop().await;
+    let _port = stand_in.stop().await;
     send(&app, &id, "hi")
         .send()
         .await

@@ -1,5 +1,6 @@
 //! An agent of the test's own: it writes down what it hears and answers as told.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -8,8 +9,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
+use molecule_tests::http::hold_port;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 /// One call as the agent got it.
@@ -32,6 +34,7 @@ pub(crate) struct StandIn {
     pub(crate) url: String,
     shared: Shared,
     serving: JoinHandle<()>,
+    address: SocketAddr,
 }
 
 impl StandIn {
@@ -55,6 +58,7 @@ impl StandIn {
             url: format!("http://{address}/agent"),
             shared,
             serving,
+            address,
         }
     }
 
@@ -78,10 +82,12 @@ impl StandIn {
         heard.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Nobody listens any more at its URL when this returns.
-    pub(crate) async fn stop(self) {
+    /// Nobody listens any more at its URL when this returns, nor does anybody else as
+    /// long as what is returned lives.
+    pub(crate) async fn stop(mut self) -> TcpSocket {
         self.serving.abort();
-        let _ = (&mut { self }.serving).await;
+        let _ = (&mut self.serving).await;
+        hold_port(self.address)
     }
 }
 

@@ -1,13 +1,16 @@
 //! Workspace plugins over real sockets.
 
+mod agents;
 mod allowlist;
 mod checks;
 mod download;
 mod drift;
 mod faults;
+mod ground;
 mod install;
 mod installed;
 mod journey;
+mod on_docker;
 mod receipts;
 mod redelivery;
 mod registry;
@@ -15,3 +18,9 @@ mod scripted;
 mod shelf;
 mod sources;
 mod staging;
+mod turns;
+mod uninstall;
+mod updates;
+#[path = "../terminal/world.rs"]
+#[allow(dead_code, reason = "the tests of terminals need more of it")]
+mod world;

@@ -69,6 +69,11 @@ impl Shelf {
         self.with(|state| state.trees.insert(key, files.collect()));
     }
 
+    /// There is no revision of it any more.
+    pub(crate) fn clear(&self, upstream: &str) {
+        self.with(|state| state.trees.retain(|(of, _), _| of != upstream));
+    }
+
     /// Look-ups of this upstream behave so, or as they should.
     pub(crate) fn trouble(&self, upstream: &str, trouble: Option<Trouble>) {
         self.with(|state| match trouble {

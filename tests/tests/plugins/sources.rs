@@ -3,6 +3,7 @@
 mod hostile;
 mod latest;
 mod revisions;
+mod wire;
 
 use std::path::{Path, PathBuf};
 

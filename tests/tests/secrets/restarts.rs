@@ -113,7 +113,8 @@ on_both_engines! {
         assert_eq!(dependents(&app, GLOBAL, "SHARED").await, expected);
         assert_saved(&set(&app, GLOBAL, "SHARED", "everybody's").await, "SHARED");
         for (id, _, status, restarts) in &workspaces {
-            // One request each, and at most one that a boot of before puts back.
+            // One request each, and one more for who boots meanwhile: above they were
+            // all made to.
             let (one, noted) = (i64::from(*restarts), noted(&app, engine, id).await);
             assert!((one..=2 * one).contains(&noted), "{status}: {noted}");
         }

@@ -232,10 +232,6 @@ mod tests {
             plugin("c", Some(b""), None),
             plugin("demo", Some(b"a: 1"), Some(b"{}\n")),
         ];
-        assert_eq!(told.plugins.len(), 2, "what is cut short says no more");
-        let said = String::from_utf8_lossy(said)
-            .replace("plugin 4 3 demo\na: 1{}\n", "plugin 4 3 demo\na: 1{}\n\n");
-        let told = Told::read(said.as_bytes()).unwrap();
         assert_eq!(told.plugins, wanted);
         told.outcome(0).unwrap();
         assert!(Told::read(b"OCI runtime exec failed: exec format error").is_none());

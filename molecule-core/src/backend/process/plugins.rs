@@ -4,6 +4,8 @@
 mod files;
 mod seed;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -38,15 +38,15 @@ impl Asked {
         Self(kept)
     }
 
-    /// True when the extractor lets the same request in again.
-    async fn passes<E>(&self, app: &App) -> bool
+    /// Whether the extractor lets the same request in again; none when nobody can say.
+    async fn passes<E>(&self, app: &App) -> Option<bool>
     where
         E: FromRequestParts<App>,
     {
         let Self(mut parts) = Self::new(&self.0);
         match E::from_request_parts(&mut parts, app).await {
-            Ok(_) => true,
-            Err(refusal) => !is_final(refusal.into_response().status()),
+            Ok(_) => Some(true),
+            Err(refusal) => refused(refusal.into_response().status()),
         }
     }
 }
@@ -59,29 +59,33 @@ pub(super) struct Listener {
 
 #[async_trait]
 impl Proof for Listener {
-    async fn holds(&self) -> bool {
+    async fn holds(&self) -> Option<bool> {
         match &self.credentials {
             Credentials::Agent(id, headers) => match self.app.auth.own_token(*id, headers).await {
-                Ok(()) => true,
+                Ok(()) => Some(true),
                 Err(error) => {
                     let error = crate::http::ApiError::from(error);
-                    !is_final(error.into_response().status())
+                    refused(error.into_response().status())
                 }
             },
             Credentials::Admin(asked) => asked.passes::<AdminAuth>(&self.app).await,
             Credentials::Workspace(asked) => asked.passes::<WorkspaceAuth>(&self.app).await,
             Credentials::Ticket(ticket, until) => {
-                Instant::now() < *until
-                    && !matches!(self.app.auth.ticket_holder(ticket).await, Ok(None))
+                if Instant::now() >= *until {
+                    return Some(false);
+                }
+                let holder = self.app.auth.ticket_holder(ticket).await.ok()?;
+                Some(holder.is_some())
             }
         }
     }
 }
 
 /// A datastore that does not answer refuses nobody.
-fn is_final(status: StatusCode) -> bool {
-    matches!(
+fn refused(status: StatusCode) -> Option<bool> {
+    let is_final = matches!(
         status,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
-    )
+    );
+    is_final.then_some(false)
 }

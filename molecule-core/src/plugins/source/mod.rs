@@ -12,7 +12,7 @@ use molecule_hooks::{PluginSource, Registry};
 
 pub use self::git::GitSource;
 pub use self::local::LocalSource;
-pub(super) use self::reference::{InvalidSource, LOCAL, SourceRef, with_fragment};
+pub(super) use self::reference::SourceRef;
 use super::registry::RegistryFolder;
 use crate::config::Config;
 
@@ -29,7 +29,7 @@ pub(super) struct Sources {
 impl Sources {
     /// The sources that the server brings, and those of hook crates, which may take the
     /// place of ours.
-    pub(super) fn new(config: &Config, registry: &Registry) -> Self {
+    pub(super) fn new(config: &Config, hooks: &Registry) -> Self {
         let data = &config.data_dir.0;
         let folder = RegistryFolder::of(config);
         let local = LocalSource::found_by(move || folder.find());
@@ -38,7 +38,7 @@ impl Sources {
             .within(config.plugins.install_timeout());
         let ours: [Arc<dyn PluginSource>; 2] = [Arc::new(local), Arc::new(github)];
         let mut by_scheme = BTreeMap::new();
-        for source in ours.into_iter().chain(registry.sources()) {
+        for source in ours.into_iter().chain(hooks.sources()) {
             let scheme = source.scheme().to_owned();
             if !reference::is_scheme(&scheme) {
                 tracing::warn!(

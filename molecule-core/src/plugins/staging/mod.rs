@@ -199,7 +199,7 @@ impl Plugins {
             return verify(given).map_err(refused);
         }
         let policy = self.services.config.plugins.require_signature;
-        if policy == SignaturePolicy::Off {
+        if policy == SignaturePolicy::Off || pins.vetted.as_ref() == Some(&message) {
             return Ok(());
         }
         let found = match &inspected.signature {

@@ -287,7 +287,8 @@ statement!(
     /// A row that was written meanwhile says something newer.
     SUPPLIED,
     "UPDATE workspace_plugins
-     SET delivered_to = COALESCE($3, delivered_to),
+     SET delivered_to = CASE WHEN $4 = '' AND delivered_to IS NULL THEN NULL
+                             ELSE COALESCE($3, delivered_to) END,
          delivered_at = CASE WHEN $4 = '' THEN delivered_at ELSE $6 END,
          tree_sha256 = CASE WHEN $4 = '' THEN tree_sha256 ELSE $4 END,
          delivery_error = $5
@@ -363,4 +364,27 @@ statement!(
 /// How many plugins come from git.
 pub(in crate::plugins) async fn of_git(db: &Db) -> sqlx::Result<i64> {
     with_db!(db, |pool| sqlx::query_scalar(OF_GIT).fetch_one(pool).await)
+}
+
+statement!(
+    UNSEEN,
+    "SELECT count(*) FROM workspace_plugins p
+     JOIN workspaces w ON w.id = p.workspace_id AND w.status <> 'removed'
+     WHERE p.tracked_ref <> 'none' AND p.tracked_ref NOT LIKE 'sha:%' AND p.installed_sha IS NOT NULL
+       AND p.update_mode <> 'off' AND COALESCE(p.checked_at, p.installed_at) < $1"
+);
+
+/// How many plugins follow something that nobody looked at since; none where nobody is
+/// to look.
+pub(in crate::plugins) async fn unseen_since(
+    db: &Db,
+    before: Option<DateTime<Utc>>,
+) -> sqlx::Result<i64> {
+    let Some(before) = before else {
+        return Ok(0);
+    };
+    with_db!(db, |pool| sqlx::query_scalar(UNSEEN)
+        .bind(before)
+        .fetch_one(pool)
+        .await)
 }

@@ -53,6 +53,12 @@ impl Target {
         !self.starting && matches!(self.status.as_str(), "online" | "degraded")
     }
 
+    /// True while somebody boots it.
+    pub(in super::super) fn is_booting(&self) -> bool {
+        let boots = matches!(self.status.as_str(), "provisioning" | "online" | "degraded");
+        self.starting && boots
+    }
+
     pub(in super::super) fn is_removed(&self) -> bool {
         self.status == "removed"
     }

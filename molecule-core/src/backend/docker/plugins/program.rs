@@ -181,8 +181,11 @@ impl<'a> Program<'a> {
             let mut command = Vec::from(script);
             command.push(helper_entry(self.suffix));
             command.extend(arguments.iter().cloned());
-            if let Attempt::Did(told) = self.attempt(command).await? {
-                return Ok(told);
+            match self.attempt(command).await? {
+                Attempt::Did(told) => return Ok(told),
+                Attempt::NotRun(reason) => {
+                    tracing::debug!(container = self.container, shell, reason, "no such shell");
+                }
             }
         }
         Err(DeliveryError::Step {

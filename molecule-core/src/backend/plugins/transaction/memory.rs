@@ -68,3 +68,77 @@ fn line_end(text: &[u8], at: usize) -> usize {
     let length = rest.iter().position(|c| *c == b'\n');
     at + length.map_or(rest.len(), |length| length + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    fn strip(text: &str, name: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        let left = super::strip(&mut bytes, name.as_bytes());
+        String::from_utf8(bytes[..left].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_block_goes_up_to_the_second_blank_line() {
+        let text = "mine\n\n# Plugin: a / rule: x.md\n\nrule\nof a\n\nalso mine\n";
+        assert_eq!(strip(text, "a"), "mine\n\nalso mine\n");
+        for other in ["b", "A", "a / rule", ""] {
+            assert_eq!(strip(text, other), text, "{other:?}");
+        }
+        // Also with the line ends of another system, and at the end of the file
+        let text = "# Plugin: a / fragment: y\r\n\r\ntext\r\n\r\nmine\r\n";
+        assert_eq!(strip(text, "a"), "mine\r\n");
+        assert_eq!(
+            strip("mine\n# Plugin: a / rule: x\n\nno end", "a"),
+            "mine\n"
+        );
+        assert_eq!(strip("# Plugin: a / rule: x", "a"), "");
+    }
+
+    #[test]
+    fn a_block_ends_where_the_next_one_begins() {
+        let text = "# Plugin: a / rule: x\n\none\n# Plugin: b / rule: y\n\ntwo\n\n\
+                    # Plugin: a / rule: z\n# Plugin: a-b / rule: z\n\nthree\n";
+        let left = "# Plugin: b / rule: y\n\ntwo\n\n# Plugin: a-b / rule: z\n\nthree\n";
+        assert_eq!(strip(text, "a"), left);
+        let without_b = "# Plugin: a / rule: x\n\none\n# Plugin: a / rule: z\n\
+                         # Plugin: a-b / rule: z\n\nthree\n";
+        assert_eq!(strip(text, "b"), without_b);
+    }
+
+    #[test]
+    fn a_block_with_an_end_goes_up_to_its_end() {
+        let text = "mine\n\n# Plugin: a / rule: x\n\none\n\ntwo\n\n\nthree\n\
+                    # End plugin: a / rule: x\n\nalso mine\n\nand this\n";
+        assert_eq!(strip(text, "a"), "mine\n\nalso mine\n\nand this\n");
+        // The end of another block is none of this one
+        let text = "# Plugin: a / rule: x\n\none\n\nmine\n\n# Plugin: b / rule: x\n\nb\n\
+                    # End plugin: a / rule: x\n";
+        let left = "mine\n\n# Plugin: b / rule: x\n\nb\n# End plugin: a / rule: x\n";
+        assert_eq!(strip(text, "a"), left);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_was_there_and_is_nobodys(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    Just("# Plugin: a / rule: x\n"), Just("# Plugin: b / rule: x\n"),
+                    Just("# End plugin: a / rule: x\n"), Just("\n"), Just("text\n"),
+                    Just("# Plugin: a / "), Just("\r\n"), Just("# Plugin: "),
+                ], 0..20)
+        ) {
+            let text = lines.concat();
+            let left = strip(&text, "a");
+            prop_assert!(!left.lines().any(|line| line.starts_with("# Plugin: a /")));
+            // A second time there is nothing to do
+            prop_assert_eq!(strip(&left, "a"), left.clone());
+            // Whole lines, in their order
+            let mut rest = text.split_inclusive('\n');
+            for line in left.split_inclusive('\n') {
+                prop_assert!(rest.any(|there| there == line), "{:?} of {:?}", line, text);
+            }
+        }
+    }
+}

@@ -205,7 +205,8 @@ impl<F: Files> Roots<F> {
     pub(crate) fn open(files: &F, configs: &F::Folder) -> Result<Option<Self>, Errno> {
         match files.open(configs, PLUGINS) {
             Ok(_) => Self::ensure(files, configs).map(Some),
-            Err(ENOENT) => Ok(None),
+            // A link, or something else that is no folder, is none of ours.
+            Err(ENOENT | ENOTDIR | ELOOP) => Ok(None),
             Err(errno) => Err(errno),
         }
     }

@@ -62,3 +62,71 @@ impl Joined {
         &self.bytes[..self.length]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use molecule_hooks::PluginName;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn entries_are_told_from_what_is_not_ours() {
+        let parts = |text: &'static str| {
+            let (name, stamp) = parts(text.as_bytes())?;
+            Some((std::str::from_utf8(name).unwrap(), stamp.len()))
+        };
+        assert_eq!(parts("a.20260131T235959Z-0123abcd"), Some(("a", 25)));
+        assert_eq!(parts("a.b-c.20260131T235959Z"), Some(("a.b-c", 16)));
+        assert_eq!(
+            parts(".helper.20260131T235959Z-0123abcd"),
+            Some((".helper", 25))
+        );
+        for strange in [
+            "",
+            ".",
+            "a",
+            ".20260131T235959Z",
+            "a.20260131T235959",
+            "a.20260131T235959Z-",
+            "a.20260131T235959Z-0123abcg",
+            "a.20260131T235959Z-0123abcde",
+            "a.2026013aT235959Z",
+            "a.20260131 235959Z",
+        ] {
+            assert_eq!(parts(strange), None, "{strange:?}");
+        }
+        assert!(is_older(
+            b"a.20260131T235959Z-00000000",
+            b"20260201T000000Z"
+        ));
+        assert!(!is_older(
+            b"a.20260201T000000Z-00000000",
+            b"20260201T000000Z"
+        ));
+        assert!(!is_older(b"a", b"20260201T000000Z"));
+    }
+
+    #[test]
+    fn a_name_is_put_together_as_long_as_a_name_may_be() {
+        let joined = Joined::of(b"a", b".b").map(|joined| joined.as_bytes().to_vec());
+        assert_eq!(joined, Ok(b"a.b".to_vec()));
+        assert!(Joined::of(&[b'a'; 255], b"").is_ok());
+        assert!(Joined::of(&[b'a'; 255], b"b").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_plugin_is_what_the_rest_of_the_server_calls_one(
+            text in prop_oneof!["[a-zA-Z0-9._/ -]{0,12}", "\\PC{0,4}", "a{120,130}"]
+        ) {
+            prop_assert_eq!(is_plugin(text.as_bytes()), PluginName::parse(&text).is_some());
+        }
+
+        #[test]
+        fn any_entry_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            parts(&bytes);
+            is_older(&bytes, b"20260201T000000Z");
+        }
+    }
+}

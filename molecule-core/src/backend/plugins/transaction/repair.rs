@@ -1,7 +1,7 @@
 //! Putting right what a crash left.
 
 use super::names::{is_older, is_plugin, parts};
-use super::{EEXIST, ENOENT, Errno, Failed, Files, Rename, Report, Roots, Step, walk};
+use super::{EEXIST, ENOENT, ENOTEMPTY, Errno, Failed, Files, Rename, Report, Roots, Step, walk};
 
 /// Brings back plugins that are only among the previous ones, and deletes what was left
 /// before `cutoff`. What cannot be done is told, and fails nothing else.
@@ -94,7 +94,14 @@ fn bring_back<F: Files>(files: &F, roots: &Roots<F>, entry: &[u8]) -> Result<boo
 /// Moves a previous tree to where things are deleted.
 pub(super) fn discard<F: Files>(files: &F, roots: &Roots<F>, entry: &[u8]) -> Result<(), Errno> {
     let (from, to) = ((&roots.previous, entry), (&roots.staging, entry));
-    files.rename(from, to, Rename::Plain)
+    match files.rename(from, to, Rename::Plain) {
+        // The new tree that it made room for, and that never got it.
+        Err(EEXIST | ENOTEMPTY) => {
+            walk::delete(files, &roots.staging, entry)?;
+            files.rename(from, to, Rename::Plain)
+        }
+        other => other,
+    }
 }
 
 /// Deletes entries of `.staging`: what an install left that failed before its swap.

@@ -64,8 +64,8 @@ struct Good;
 
 #[async_trait]
 impl Proof for Good {
-    async fn holds(&self) -> bool {
-        true
+    async fn holds(&self) -> Option<bool> {
+        Some(true)
     }
 }
 
