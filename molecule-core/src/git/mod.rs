@@ -78,6 +78,11 @@ impl Git<'_> {
     /// environment, which only its owner can read; arguments everybody can.
     pub(crate) fn command(&self, settings: &[(&str, &str)]) -> Command {
         let mut command = Command::new("git");
+        // Or the settings of a repository that our folder happens to lie in would count.
+        let above = std::path::absolute(self.home).ok();
+        if let Some(above) = above.as_deref().and_then(Path::parent) {
+            command.env("GIT_CEILING_DIRECTORIES", above);
+        }
         command
             .env_clear()
             .env("PATH", self.search_path)
@@ -85,6 +90,7 @@ impl Git<'_> {
             // So that what it says has one form.
             .env("LC_ALL", "C")
             .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_ATTR_NOSYSTEM", "1")
             .env("GIT_TERMINAL_PROMPT", "0")
@@ -170,6 +176,32 @@ mod tests {
             let shell = matches!(name, "PWD" | "OLDPWD" | "SHLVL" | "_");
             assert!(known || shell, "{line}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_repository_around_our_folder_has_no_say() {
+        let outer = tempfile::tempdir().unwrap();
+        let home = outer.path().join("data/fetches/x1");
+        std::fs::create_dir_all(&home).unwrap();
+        let run = async |home: &Path, arguments: &[&str]| {
+            let git = Git {
+                search_path: PATH,
+                home,
+                protocols: "https",
+            };
+            let mut command = git.command(&[]);
+            command.args(arguments);
+            let bounds = Bounds::within(Duration::from_secs(60)).keep(Output::Whole(64 * 1024));
+            git.run(command, bounds, &CancellationToken::new()).await
+        };
+        run(outer.path(), &["init", "--quiet"]).await.unwrap();
+        let leak = ["config", "http.extraHeader", "X-Leak: secret"];
+        run(outer.path(), &leak).await.unwrap();
+        let listed = run(&home, &["config", "--list"]).await.unwrap().text();
+        assert!(listed.contains("core.hookspath"), "{listed}");
+        assert!(!listed.contains("X-Leak"), "{listed}");
+        let found = run(&home, &["rev-parse", "--git-dir"]).await;
+        assert!(matches!(found, Err(GitError::Failed(_))), "{found:?}");
     }
 
     #[test]

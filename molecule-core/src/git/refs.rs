@@ -24,7 +24,9 @@ pub(crate) struct RefList {
 pub(crate) struct RefsError(usize);
 
 impl RefList {
-    /// Reads all of the output: an object, a tab and a name per line.
+    /// Reads all of the output: an object, a tab and a name per line. Names that nobody
+    /// here could ask for are left out: git lets tags be called almost anything, and one
+    /// of them is no reason to do without the others.
     pub(crate) fn parse(output: &[u8]) -> Result<Self, RefsError> {
         let mut objects = HashMap::new();
         let text = match output.last() {
@@ -35,6 +37,9 @@ impl RefList {
         };
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let (name, object) = line_of(line).ok_or(RefsError(index + 1))?;
+            let Some(name) = name_of(name) else {
+                continue;
+            };
             // A repository has each name once; who says it twice wants us to choose.
             if objects.insert(name.to_owned(), object).is_some() {
                 return Err(RefsError(index + 1));
@@ -76,14 +81,22 @@ impl RefList {
     }
 }
 
-fn line_of(line: &[u8]) -> Option<(&str, CommitId)> {
-    let (object, name) = std::str::from_utf8(line).ok()?.split_once('\t')?;
-    let object = CommitId::parse(object)?;
+/// What stands before and behind the tab.
+fn line_of(line: &[u8]) -> Option<(&[u8], CommitId)> {
+    let tab = line.iter().position(|byte| *byte == b'\t')?;
+    let object = std::str::from_utf8(&line[..tab]).ok()?;
+    let name = &line[tab + 1..];
+    (!name.is_empty()).then_some((name, CommitId::parse(object)?))
+}
+
+/// A name that can be one of ours.
+fn name_of(name: &[u8]) -> Option<&str> {
+    let name = std::str::from_utf8(name).ok()?;
     let known = name == "HEAD" || name.starts_with("refs/");
     // What no name has, and what would be a pattern or two names for git itself.
     let odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
     let plain = !name.strip_suffix(PEELED).unwrap_or(name).contains(odd);
-    (known && plain && name.len() <= MAX_NAME_BYTES).then_some((name, object))
+    (known && plain && name.len() <= MAX_NAME_BYTES).then_some(name)
 }
 
 #[cfg(test)]
@@ -146,19 +159,35 @@ mod tests {
             format!("{good}\n"),
             format!("{good}{good}"),
             good.replace('\t', " "),
-            good.replace("refs/", "--upload-pack=refs/"),
-            good.replace("main", "ma in"),
-            good.replace("main", "ma\rin"),
-            good.replace("main", "a:refs/heads/b"),
-            good.replace("main", "*"),
-            good.replace("main", "a^{}^{}"),
             good.replace('a', "A"),
-            good.replace("main", &"x".repeat(2000)),
+            good.replace("refs/heads/main", ""),
             format!("ref: refs/heads/main\tHEAD\n{good}"),
         ] {
             assert!(RefList::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(RefList::parse(b"\xff\t\xff\n").is_err());
+    }
+
+    #[test]
+    fn a_name_that_nobody_can_ask_for_does_not_hide_the_others() {
+        let good = format!("{}\trefs/tags/v1\n", id('a'));
+        let odd = |name: &[u8]| [id('b').as_bytes(), b"\t", name, b"\n"].concat();
+        for name in [
+            b"refs/tags/caf\xe9".as_slice(),
+            b"--upload-pack=refs/heads/main",
+            b"refs/heads/ma in",
+            b"refs/heads/ma\rin",
+            b"refs/heads/a:refs/heads/b",
+            b"refs/tags/*",
+            b"refs/tags/a^{}^{}",
+            format!("refs/tags/{}", "x".repeat(2000)).as_bytes(),
+        ] {
+            let output = [&odd(name), good.as_bytes(), &odd(name)].concat();
+            let list = RefList::parse(&output).unwrap();
+            let tags: Vec<_> = list.tags().map(|(name, _)| name).collect();
+            assert_eq!(tags, ["v1"], "{name:?}");
+            assert_eq!(list.objects.len(), 1, "{name:?}");
+        }
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::manifest::{MAX_BYTES, Manifest};
 use super::signature::{self, TrustedKey};
 use super::source::SourceRef;
-use crate::tree::{EntryKind, Tree, TreeError, frame};
+use crate::tree::{EntryKind, Tree, TreeError, folder_frame, frame};
 
 /// Most files of a tree: the disk is slower than the rest.
 const MAX_FILES: usize = 16;
@@ -73,13 +73,20 @@ pub fn tree(bytes: &[u8]) {
         Err(_) => return,
     };
     let mut framed = Vec::new();
-    for entry in tree.files() {
+    // A folder counts as if its slash were there.
+    let mut entries: Vec<_> = tree.entries().iter().collect();
+    entries.sort_by_key(|entry| match entry.kind {
+        EntryKind::Folder => format!("{}/", entry.path),
+        EntryKind::File { .. } => entry.path.clone(),
+    });
+    for entry in entries {
         let EntryKind::File {
             bytes,
             executable,
             sha256,
         } = entry.kind
         else {
+            framed.extend(folder_frame(&entry.path));
             continue;
         };
         assert!(!entry.path.contains('\\') && !entry.path.contains(".git/"));

@@ -1,8 +1,8 @@
 //! Copying a tree, folder by folder.
 //!
 //! Every folder and file is opened below the folder that was opened before, and never
-//! through a link, on both sides. Files come in the order of the bytes of their paths, so
-//! that both digests are made while they are copied.
+//! through a link, on both sides. Entries come in the order of the bytes of their paths, a
+//! folder with a slash behind its name, so that both digests are made while they are copied.
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, mkdirat, ope
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use super::digest::{Sha256, frame};
+use super::digest::{Sha256, folder_frame, frame};
 use super::names::{self, MAX_PATH_BYTES};
 use super::rules::{self, Rules};
 use super::{EntryKind, TreeDigest, TreeEntry, TreeError};
@@ -217,10 +217,9 @@ impl Copying<'_> {
     /// Whether the entry at `path` is left out; `None` when it is not even hashed.
     fn leave_out(&self, kept: bool) -> Result<Option<bool>, TreeError> {
         let left_out = match kept {
-            true => self.rules.leave_out(&self.path, self.wanted),
-            false => Some(true),
+            true => self.rules.leave_out(&self.path, self.wanted)?,
+            false => true,
         };
-        let left_out = left_out.ok_or(TreeError::Cancelled)?;
         let name = self.path.rsplit('/').next().unwrap_or_default();
         let unseen = left_out && (self.v1.is_none() || rules::is_git(name));
         Ok((!unseen).then_some(left_out))
@@ -242,6 +241,7 @@ impl Copying<'_> {
             .and_then(|()| open_folder(into, &found.name))
             .and_then(|target| fchmod(&target, mode).map(|()| target))
             .map_err(|error| self.failed(error))?;
+        self.v2.update(&folder_frame(&self.path));
         self.entries.push(TreeEntry {
             path: self.path.clone(),
             kind: EntryKind::Folder,

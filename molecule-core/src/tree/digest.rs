@@ -4,10 +4,11 @@ use std::fmt;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 
-/// SHA-256 of a whole tree, digest version 2: for every regular file, in the order of the
-/// bytes of their paths, the length of the path (8 bytes, big-endian), the path, one
-/// byte 1 or 0 for executable or not, the length of the content (8 bytes, big-endian)
-/// and the content.
+/// SHA-256 of a whole tree, digest version 2: for every regular file and every folder
+/// below the root, in the order of the bytes of their paths, the length of the path (8
+/// bytes, big-endian), the path, one byte 1 or 0 for executable or not, the length of the
+/// content (8 bytes, big-endian) and the content. The path of a folder ends with a slash;
+/// it counts as not executable and has no content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TreeDigest(pub [u8; 32]);
 
@@ -26,6 +27,11 @@ pub(crate) fn frame(path: &str, executable: bool, bytes: u64) -> Vec<u8> {
     frame.push(u8::from(executable));
     frame.extend_from_slice(&bytes.to_be_bytes());
     frame
+}
+
+/// What stands for a folder in digest version 2.
+pub(crate) fn folder_frame(path: &str) -> Vec<u8> {
+    frame(&format!("{path}/"), false, 0)
 }
 
 /// A SHA-256 that is fed in pieces.

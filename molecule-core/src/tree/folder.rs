@@ -1,9 +1,17 @@
 //! Temporary folders whose removal holds up nobody.
 
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+
+/// How often a removal is tried. Who was filling the folder may not have noticed yet that
+/// nobody wants it any more.
+const TRIES: usize = 10;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A temporary folder of ours. When it is dropped on a thread of the runtime, another
 /// thread removes it: a tree of thousands of files takes its time.
@@ -36,8 +44,47 @@ impl Drop for Folder {
     }
 }
 
+/// Blocks.
 fn remove(folder: TempDir) {
-    if let Err(error) = folder.close() {
-        tracing::warn!(%error, "a temporary folder could not be removed");
+    let folder = folder.keep();
+    let mut tries = 1;
+    while let Err(error) = std::fs::remove_dir_all(&folder) {
+        if error.kind() == io::ErrorKind::NotFound {
+            return;
+        }
+        if tries == TRIES {
+            tracing::warn!(%error, "a temporary folder could not be removed");
+            return;
+        }
+        tries += 1;
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_goes_although_somebody_is_still_writing_to_it() {
+        let folder = Folder::from(tempfile::tempdir().unwrap());
+        let path = folder.path().to_owned();
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                let until = Instant::now() + PAUSE;
+                let mut number = 0_u64;
+                while Instant::now() < until && number < 100_000 {
+                    let _ = fs::write(path.join(format!("file-{number}")), "");
+                    number += 1;
+                }
+            }
+        });
+        drop(folder);
+        writer.join().unwrap();
+        assert!(!path.exists());
     }
 }

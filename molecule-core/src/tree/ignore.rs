@@ -5,10 +5,36 @@
 //! `[a-z]` is a class, `\` takes the meaning of the next character. A pattern also
 //! covers what is below. `!` brings back; the last match counts.
 
+use std::cell::Cell;
+
 /// Longest file that is read.
 pub(crate) const MAX_BYTES: u64 = 64 * 1024;
 /// Most patterns.
 const MAX_PATTERNS: usize = 1000;
+
+/// How much work matching may be. What is hard for a pattern is for whoever wrote it to
+/// say, so somebody must count.
+#[derive(Debug)]
+pub(crate) struct Effort(Cell<u64>);
+
+impl Effort {
+    /// So many comparisons.
+    pub(crate) fn new(steps: u64) -> Self {
+        Self(Cell::new(steps))
+    }
+
+    /// True when nothing is left.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.0.get() == 0
+    }
+
+    /// Takes some of it; false when that was the last.
+    fn spend(&self, steps: usize) -> bool {
+        let left = self.0.get().saturating_sub(steps as u64);
+        self.0.set(left);
+        left > 0
+    }
+}
 
 /// What is left out.
 #[derive(Debug, Default)]
@@ -58,6 +84,17 @@ impl Ignore {
     /// Whether a path, relative to the root, is left out. Asks before every pattern
     /// whether to `stop`; then there is no answer.
     pub(crate) fn covers(&self, path: &str, stop: impl Fn() -> bool) -> Option<bool> {
+        self.covers_within(&Effort::new(u64::MAX), path, stop)
+    }
+
+    /// As [`covers`](Self::covers), with an effort that many paths may share. There is no
+    /// answer once it is spent.
+    pub(crate) fn covers_within(
+        &self,
+        effort: &Effort,
+        path: &str,
+        stop: impl Fn() -> bool,
+    ) -> Option<bool> {
         let path: Vec<Vec<char>> = path.split('/').map(|part| part.chars().collect()).collect();
         let mut covered = false;
         if stop() {
@@ -68,11 +105,11 @@ impl Ignore {
                 return None;
             }
             // Only a change of mind is worth looking.
-            if pattern.brings_back == covered && pattern.matches_or_holds(&path) {
+            if pattern.brings_back == covered && pattern.matches_or_holds(&path, effort) {
                 covered = !pattern.brings_back;
             }
         }
-        Some(covered)
+        (!effort.is_spent()).then_some(covered)
     }
 
     /// Whether something below a folder that is left out may still be wanted.
@@ -83,8 +120,8 @@ impl Ignore {
 
 impl Pattern {
     /// Whether the path or a folder above it matches.
-    fn matches_or_holds(&self, path: &[Vec<char>]) -> bool {
-        (1..=path.len()).any(|end| matches_parts(&self.parts, &path[..end]))
+    fn matches_or_holds(&self, path: &[Vec<char>], effort: &Effort) -> bool {
+        (1..=path.len()).any(|end| matches_parts(&self.parts, &path[..end], effort))
     }
 }
 
@@ -105,15 +142,16 @@ fn clean(path: &str) -> Vec<&str> {
 
 /// `**` is any number of parts. Only the last one needs another try: what an earlier
 /// one could give up, the last can take.
-fn matches_parts(pattern: &[Part], path: &[Vec<char>]) -> bool {
+fn matches_parts(pattern: &[Part], path: &[Vec<char>], effort: &Effort) -> bool {
     wildcard(
         pattern.len(),
         path.len(),
         |p| matches!(pattern[p], Part::Any),
         |p, at| match &pattern[p] {
             Part::Any => false,
-            Part::One(tokens) => matches_part(tokens, &path[at]),
+            Part::One(tokens) => matches_part(tokens, &path[at], effort),
         },
+        effort,
     )
 }
 
@@ -127,26 +165,31 @@ impl Part {
 }
 
 /// `*` is any number of characters.
-fn matches_part(pattern: &[Token], text: &[char]) -> bool {
+fn matches_part(pattern: &[Token], text: &[char], effort: &Effort) -> bool {
     wildcard(
         pattern.len(),
         text.len(),
         |p| matches!(pattern[p], Token::Any),
-        |p, at| pattern[p].takes(text[at]),
+        |p, at| effort.spend(pattern[p].cost()) && pattern[p].takes(text[at]),
+        effort,
     )
 }
 
 /// The two levels work alike: some items of a pattern take one item each, the
-/// others any number.
+/// others any number. Nothing matches any more once the effort is spent.
 fn wildcard(
     pattern: usize,
     text: usize,
     is_star: impl Fn(usize) -> bool,
     takes: impl Fn(usize, usize) -> bool,
+    effort: &Effort,
 ) -> bool {
     let (mut p, mut at) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while at < text {
+        if !effort.spend(1) {
+            return false;
+        }
         if p < pattern && is_star(p) {
             star = Some((p, at));
             p += 1;
@@ -161,7 +204,7 @@ fn wildcard(
             return false;
         }
     }
-    (p..pattern).all(is_star)
+    (p..pattern).all(|p| effort.spend(1) && is_star(p))
 }
 
 #[derive(Debug)]
@@ -173,6 +216,14 @@ enum Token {
 }
 
 impl Token {
+    /// Comparisons that [`takes`](Self::takes) makes at most.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Class(ranges, _) => ranges.len(),
+            _ => 0,
+        }
+    }
+
     fn takes(&self, c: char) -> bool {
         match self {
             Self::Any => false,
@@ -299,6 +350,34 @@ mod tests {
     fn more_patterns_than_anybody_needs_are_refused() {
         assert!(Ignore::parse(&"a\n".repeat(MAX_PATTERNS)).is_some());
         assert!(Ignore::parse(&"a\n".repeat(MAX_PATTERNS + 1)).is_none());
+    }
+
+    #[test]
+    fn patterns_that_are_hard_to_match_use_up_the_effort() {
+        let path = "a".repeat(255);
+        let class = format!("*[{}]*", "b".repeat(10_000));
+        for hard in [
+            format!("*{}b", "a".repeat(127)),
+            format!("a{}c", "*".repeat(60_000)),
+            format!("a{}", "?".repeat(60_000)),
+            class,
+        ] {
+            let ignore = Ignore::parse(&hard).unwrap();
+            let effort = Effort::new(1_000_000);
+            let answers = (0..10_000).map(|_| ignore.covers_within(&effort, &path, || false));
+            let answered = answers.take_while(Option::is_some).count();
+            let some = &hard[..8];
+            // What needs no comparison costs nothing, and takes no time either
+            assert!(answered < 10_000 || hard.starts_with("a?"), "{some}: {answered}");
+            assert_eq!(effort.is_spent(), answered < 10_000, "{some}");
+        }
+        // What everybody writes is far from it
+        let ignore = Ignore::parse("**/*.bak\n**/tests/\n/docs/*.md\n").unwrap();
+        let effort = Effort::new(1_000_000);
+        for _ in 0..1000 {
+            let covered = ignore.covers_within(&effort, "skills/review/SKILL.md", || false);
+            assert_eq!(covered, Some(false));
+        }
     }
 
     proptest! {

@@ -28,7 +28,7 @@ use rustix::fs::OFlags;
 
 pub use digest::TreeDigest;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use digest::frame;
+pub(crate) use digest::{folder_frame, frame};
 pub(crate) use folder::Folder;
 pub(crate) use rules::SIGNATURE_FILE;
 

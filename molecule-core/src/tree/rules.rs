@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::TreeError;
-use super::ignore::{Ignore, MAX_BYTES};
+use super::ignore::{Effort, Ignore, MAX_BYTES};
 
 /// Says, one pattern per line, what is left out. A pattern without a slash, but at its
 /// end, counts in every folder; `!` brings back; the last match counts.
@@ -24,9 +24,15 @@ const MARKER_FILE: &str = ".complete";
 const NOISE: &str = "**/.git*\n**/.hg\n**/.svn\n**/.molecule-ci\n";
 /// Every pattern is tried on every name.
 const MAX_LINES: usize = 200;
+/// Comparisons that all patterns and all names of one tree may need together: a second or
+/// two, far more than a tree of the largest size with ordinary patterns.
+const MAX_EFFORT: u64 = 500_000_000;
 
 /// The rules of one tree.
-pub(super) struct Rules(Ignore);
+pub(super) struct Rules {
+    ignore: Ignore,
+    effort: Effort,
+}
 
 impl Rules {
     /// Those that count for the tree in `root`.
@@ -35,7 +41,6 @@ impl Rules {
             path: IGNORE_FILE.to_owned(),
             what,
         };
-        let too_many = TreeError::TooLarge("too many patterns in .pluginignore");
         let own = super::read_regular(&root.join(IGNORE_FILE), MAX_BYTES + 1);
         let own = own.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => unsupported("not a regular file"),
@@ -46,10 +51,10 @@ impl Rules {
         })?;
         let own = own.unwrap_or_default();
         if own.len() as u64 > MAX_BYTES {
-            return Err(too_many);
+            return Err(too_many());
         }
         let own = String::from_utf8(own).map_err(|_| unsupported("not text"))?;
-        Self::parse(&own).ok_or(too_many)
+        Self::parse(&own).ok_or_else(too_many)
     }
 
     /// None when there are too many.
@@ -62,19 +67,35 @@ impl Rules {
             patterns.push_str(&anywhere(line));
             patterns.push('\n');
         }
-        Ignore::parse(&patterns).map(Self)
+        Some(Self {
+            ignore: Ignore::parse(&patterns)?,
+            effort: Effort::new(MAX_EFFORT),
+        })
     }
 
-    /// Whether an entry at a path is left out, and all that is below it. `None` when
-    /// `wanted` says that nobody wants to know any more.
-    pub(super) fn leave_out(&self, path: &str, wanted: &dyn Fn() -> bool) -> Option<bool> {
+    /// Whether an entry at a path is left out, and all that is below it. Refused when
+    /// `wanted` says that nobody wants to know any more, and when finding out is too much
+    /// work.
+    pub(super) fn leave_out(
+        &self,
+        path: &str,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<bool, TreeError> {
         let name = path.rsplit('/').next().unwrap_or(path);
         let never = [IGNORE_FILE, SIGNATURE_FILE, MARKER_FILE].contains(&path) || is_git(name);
-        match never {
-            true => Some(true),
-            false => self.0.covers(path, || !wanted()),
+        if never {
+            return Ok(true);
         }
+        let covered = (self.ignore).covers_within(&self.effort, path, || !wanted());
+        covered.ok_or_else(|| match self.effort.is_spent() {
+            true => too_many(),
+            false => TreeError::Cancelled,
+        })
     }
+}
+
+fn too_many() -> TreeError {
+    TreeError::TooLarge("too many patterns in .pluginignore")
 }
 
 /// The folder, or the file, that makes a folder a clone. Not even looked at.
@@ -134,13 +155,20 @@ mod tests {
             ("  spaced  ", "spaced", true),
         ] {
             let rules = Rules::parse(file).unwrap();
-            assert_eq!(
-                rules.leave_out(path, &|| true),
-                Some(expected),
-                "{file:?} {path}"
-            );
+            let left_out = rules.leave_out(path, &|| true).unwrap();
+            assert_eq!(left_out, expected, "{file:?} {path}");
         }
         assert!(Rules::parse(&"a\n".repeat(MAX_LINES + 1)).is_none());
-        assert_eq!(Rules::parse("a").unwrap().leave_out("x", &|| false), None);
+        let unwanted = Rules::parse("a").unwrap().leave_out("x", &|| false);
+        assert!(matches!(unwanted, Err(TreeError::Cancelled)));
+    }
+
+    #[test]
+    fn a_tree_whose_patterns_are_too_much_work_is_refused() {
+        let mut rules = Rules::parse("*a*a*a*b").unwrap();
+        assert!(!rules.leave_out(&"a".repeat(255), &|| true).unwrap());
+        rules.effort = Effort::new(10_000);
+        let refused = (0..1000).find_map(|_| rules.leave_out(&"a".repeat(255), &|| true).err());
+        assert!(matches!(refused, Some(TreeError::TooLarge(_))), "{refused:?}");
     }
 }

@@ -59,8 +59,14 @@ fn naive(files: &BTreeMap<String, (Vec<u8>, bool)>) -> (TreeDigest, TreeDigest) 
         .map(|(path, (content, _))| [path.as_bytes(), b"\0", content].concat())
         .collect();
     first.sort();
+    let mut entries = files.clone();
+    for path in files.keys() {
+        for (slash, _) in path.match_indices('/') {
+            entries.insert(path[..=slash].to_owned(), (Vec::new(), false));
+        }
+    }
     let mut second = Vec::new();
-    for (path, (content, executable)) in files {
+    for (path, (content, executable)) in &entries {
         second.extend((path.len() as u64).to_be_bytes());
         second.extend(path.as_bytes());
         second.push(u8::from(*executable));
@@ -362,6 +368,25 @@ fn bytes_that_move_between_files_change_the_second_digest_only() {
     let plain = copy(script.path()).unwrap().digest();
     fs::set_permissions(script.path().join("a"), Permissions::from_mode(0o755)).unwrap();
     assert_ne!(copy(script.path()).unwrap().digest(), plain);
+}
+
+#[test]
+fn an_empty_folder_is_part_of_the_second_digest() {
+    let base = folder(&[("a/b", "1"), ("plugin.yaml", "")]);
+    let before = copy(base.path()).unwrap().digest();
+    fs::create_dir(base.path().join("a/skills")).unwrap();
+    let with = copy(base.path()).unwrap();
+    assert_ne!(with.digest(), before);
+    let elsewhere = folder(&[("a/b", "1"), ("plugin.yaml", "")]);
+    fs::create_dir(elsewhere.path().join("skills")).unwrap();
+    assert_ne!(copy(elsewhere.path()).unwrap().digest(), with.digest());
+    // A file of no bytes is no folder
+    let file = folder(&[("a/b", "1"), ("a/skills", ""), ("plugin.yaml", "")]);
+    assert_ne!(copy(file.path()).unwrap().digest(), with.digest());
+    // What is left out does not count
+    let ignored = folder(&[("a/b", "1"), ("plugin.yaml", ""), (".pluginignore", "skills/")]);
+    fs::create_dir(ignored.path().join("a/skills")).unwrap();
+    assert_eq!(copy(ignored.path()).unwrap().digest(), before);
 }
 
 #[test]

@@ -146,7 +146,8 @@ impl Copy {
         for entry in listed {
             let entry = entry.map_err(|error| failed(path, error.into()))?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
+            // A clone's own folder is never delivered, and may be larger than the plugin.
+            if matches!(name.to_bytes(), b"." | b".." | b".git") {
                 continue;
             }
             self.next(name.to_bytes().len())?;

@@ -16,6 +16,7 @@ use super::listing;
 use super::trouble::Trouble;
 use crate::config::ProcessConfig;
 use crate::git::{Bounds, CommitId, Ended, Git, GitError, Output, Room, SHORT_BOUND};
+use crate::tree::Folder;
 
 /// What a repository may take besides the files of one commit: names, folders, an index.
 const SLACK_BYTES: u64 = 16 * 1024 * 1024;
@@ -51,7 +52,7 @@ const ATTRIBUTES: &str = "* -text -eol -crlf -ident -filter -working-tree-encodi
 
 /// Where git works. Gone when dropped.
 pub(super) struct Work {
-    dir: TempDir,
+    dir: Folder,
     search_path: String,
     protocols: &'static str,
     /// For everything that talks to the other side.
@@ -68,7 +69,7 @@ impl Work {
         let made = tokio::task::spawn_blocking(move || make(&scratch, time)).await;
         let dir = made.map_err(|_| failed("no folder to fetch into"))?;
         Ok(Self {
-            dir: dir.map_err(|error| {
+            dir: dir.map(Folder::from).map_err(|error| {
                 PluginSourceError::Failed(format!("no folder to fetch into: {}", error.kind()))
             })?,
             search_path: ProcessConfig::search_path(),
@@ -84,7 +85,8 @@ impl Work {
         names: &[String],
         bound: Duration,
     ) -> Result<Vec<u8>, Trouble> {
-        let mut command = self.command();
+        // Of no repository, so that nobody looks for one around our folder.
+        let mut command = self.inside(&self.dir.path().join("none"));
         command.args(["ls-remote", "--quiet"]);
         if !names.is_empty() && names.iter().all(|name| name.starts_with("refs/")) {
             // So that the server leaves out what it keeps for itself: a busy repository
