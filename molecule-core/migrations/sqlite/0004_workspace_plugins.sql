@@ -12,6 +12,8 @@ CREATE TABLE workspace_plugins (
     update_mode      TEXT NOT NULL DEFAULT 'notify' CHECK (update_mode IN ('off', 'notify', 'auto')),
     -- Digest (version 2) of the delivered tree, and the instance that got it last.
     tree_sha256      TEXT,
+    -- The signature of that digest which came with the request for it, if one did.
+    signature        TEXT,
     delivered_to     TEXT,
     delivered_at     TEXT,
     -- What became of it when its workspace started last: null, or a class of error.

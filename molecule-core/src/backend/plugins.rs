@@ -7,6 +7,7 @@ pub(super) mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use molecule_hooks::PluginName;
@@ -231,7 +232,7 @@ impl fmt::Debug for Plugins {
 /// Whoever knows which plugins a workspace should have.
 #[async_trait]
 pub trait PluginSupplies: Send + Sync {
-    /// The plugins of a workspace that is about to start. Fetching them is told to
-    /// `progress`.
-    async fn of(&self, workspace: Uuid, progress: Progress) -> Plugins;
+    /// The plugins of a workspace that is about to start and has so much time `left` for
+    /// that. Fetching them is told to `progress`.
+    async fn of(&self, workspace: Uuid, left: Duration, progress: Progress) -> Plugins;
 }

@@ -16,14 +16,21 @@ use super::receipts::Marker;
 use super::restart::{self, RestartReason};
 use super::source::SourceRef;
 use super::staging::Staged;
+use super::store::drift::Desired;
 use super::store::target::{self, Target};
-use super::store::tracking::{self, Tracked};
+use super::store::tracking::{self, Follows, Tracked};
 use super::track::{Track, UpdateMode};
 use crate::backend::{DeliveryError, PluginDelivery};
 use crate::error::{Error, Result};
 use crate::events::EventType;
 use crate::store::timestamp;
 use crate::tree::{Tree, TreeDigest};
+
+/// There is nothing any more that an update could be of.
+pub(super) const NOT_TRACKED: &str =
+    "workspace_plugins row not found — plugin may have been uninstalled";
+/// The plugin is another than the one that an update was found for.
+pub(super) const CHANGED: &str = "plugin was changed since this update was queued";
 
 /// What is written down about a delivery.
 #[derive(Debug, Clone)]
@@ -36,6 +43,11 @@ pub(super) struct Record {
     pub(super) update_mode: UpdateMode,
     /// The exact revision of the tree, if its source has such a thing.
     pub(super) revision: Option<String>,
+    /// The signature that came with the request, if one did.
+    pub(super) signature: Option<String>,
+    /// The row as it was when an update of it began: it must still be so, and goes on
+    /// following what it follows.
+    pub(super) updates: Option<Desired>,
 }
 
 /// How to deliver.
@@ -68,27 +80,14 @@ struct Job {
 }
 
 impl Plugins {
-    /// Brings a tree into a workspace and writes that down, within the time that an
-    /// install may take. What began goes on to its end when the caller leaves.
+    /// Brings a tree into a workspace and writes that down, until `deadline` at most.
+    /// What began goes on to its end when the caller leaves.
     ///
     /// # Errors
     /// Rows 16 to 20 of the contract's table of answers: 403 when the organisation may
     /// not have the plugin, 503 `workspace container not running`, 500 `failed to copy
     /// plugin to container` and `plugin deliver failed`; 409 `plugin operation already
-    /// in progress`.
-    pub(super) async fn deliver(
-        &self,
-        workspace: Uuid,
-        staged: &Staged,
-        record: Record,
-        options: DeliverOptions,
-    ) -> Result<Delivered> {
-        let deadline = Instant::now() + self.services.config.plugins.install_timeout();
-        let delivering = self.deliver_by(deadline, workspace, staged, record, options);
-        delivering.await
-    }
-
-    /// As [`deliver`](Self::deliver), for a request that has to end by then.
+    /// in progress`. Of an update also 404 and 409 when the row is not what it was.
     pub(super) async fn deliver_by(
         &self,
         deadline: Instant,
@@ -127,10 +126,10 @@ impl Plugins {
         let began = Instant::now();
         let inside = self.enter(place, deadline).await?;
         step("wait", began);
-        if !job.options.force
-            && let Some(done) = self.known_to_be_there(&job).await.map_err(failed)?
+        if let Some(known) = self.known_to_be_there(&job).await.map_err(failed)?
+            && known.is_written
         {
-            return Ok(done);
+            return Ok(self.leave_as_it_is(&job, &known).await);
         }
         self.exclusively(&inside, |cancel| self.deliver_inside(&job, &inside, cancel))
             .await
@@ -138,9 +137,12 @@ impl Plugins {
     }
 
     /// Whether the instance that runs is one that got this very tree. Asks no daemon.
-    async fn known_to_be_there(&self, job: &Job) -> Result<Option<Delivered>> {
+    async fn known_to_be_there(&self, job: &Job) -> Result<Option<Known>> {
         let db = &self.services.db;
         let name = job.name.as_str();
+        if job.options.force {
+            return Ok(None);
+        }
         let (Some(row), Some(tracked)) = (
             target::target(db, job.workspace).await?,
             tracking::find(db, job.workspace, name).await?,
@@ -152,10 +154,10 @@ impl Plugins {
             && row.instance_id.is_some()
             && tracked.delivered_to == row.instance_id
             && tracked.tree_sha256.as_deref() == Some(&*job.tree_sha256());
-        match is_there {
-            true => Ok(Some(self.leave_as_it_is(job, &tracked, &row).await)),
-            false => Ok(None),
-        }
+        Ok(is_there.then(|| Known {
+            is_written: job.is_written(&tracked, &row),
+            row,
+        }))
     }
 
     async fn deliver_inside(
@@ -166,17 +168,27 @@ impl Plugins {
     ) -> Result<Delivered> {
         let db = &self.services.db;
         let (workspace, name) = (job.workspace, &job.name);
+        // Only now nobody else can be about to change it.
+        job.check(tracking::find(db, workspace, name.as_str()).await?.as_ref())?;
+        if let Some(known) = self.known_to_be_there(job).await? {
+            return Ok(self.leave_as_it_is(job, &known).await);
+        }
         let began = Instant::now();
         let ground = self.ground(inside, &cancel).await?;
         step("turn", began);
         let tracked = tracking::find(db, workspace, name.as_str()).await?;
+        job.check(tracked.as_ref())?;
         let began = Instant::now();
         let reason = self.compare(job, tracked.as_ref(), &ground).await?;
         step("compare", began);
         if reason == RestartReason::Unchanged
             && let Some(tracked) = tracked
         {
-            return Ok(self.leave_as_it_is(job, &tracked, &ground.row).await);
+            let known = Known {
+                is_written: job.is_written(&tracked, &ground.row),
+                row: ground.row.clone(),
+            };
+            return Ok(self.leave_as_it_is(job, &known).await);
         }
         // Should this end in the middle, nobody takes for granted what is there.
         tracking::doubt(db, workspace, name.as_str()).await?;
@@ -262,20 +274,14 @@ impl Plugins {
     }
 
     /// Answers that the tree is there. What follows it may be another now.
-    async fn leave_as_it_is(&self, job: &Job, tracked: &Tracked, row: &Target) -> Delivered {
-        let record = &job.record;
-        let is_written = tracked.delivered_to == row.instance_id
-            && tracked.source_raw == record.source.to_string()
-            && tracked.tracked_ref == record.track.to_string()
-            && tracked.update_mode == record.update_mode.as_str()
-            && tracked.installed_sha == record.revision;
+    async fn leave_as_it_is(&self, job: &Job, known: &Known) -> Delivered {
         let done = Delivered {
             restarting: false,
             unchanged: true,
             reason: RestartReason::Unchanged,
         };
-        if !is_written {
-            self.write_down(job, row, done).await;
+        if !known.is_written {
+            self.write_down(job, &known.row, done).await;
         }
         tracing::debug!(workspace.id = %job.workspace, plugin.name = %job.name, "plugin is there already");
         done
@@ -294,10 +300,16 @@ impl Plugins {
             workspace,
             plugin: name,
             source: &source,
-            tracked_ref: &track,
-            update_mode: job.record.update_mode.as_str(),
+            follows: match job.record.updates {
+                Some(_) => Follows::AsBefore,
+                None => Follows::This {
+                    tracked_ref: &track,
+                    update_mode: job.record.update_mode.as_str(),
+                },
+            },
             sha: job.record.revision.as_deref(),
             tree_sha256: &tree_sha256,
+            signature: job.record.signature.as_deref(),
             instance_id: row.instance_id.as_deref(),
             now,
             delivered_at: (!done.unchanged).then_some(now),
@@ -360,7 +372,47 @@ impl Plugins {
     }
 }
 
+/// A workspace that has the tree.
+struct Known {
+    row: Target,
+    /// The row of the plugin says all that it is to say.
+    is_written: bool,
+}
+
 impl Job {
+    /// Whether the row of the plugin says all that it is to say after this.
+    fn is_written(&self, tracked: &Tracked, row: &Target) -> bool {
+        let record = &self.record;
+        let follows_it = tracked.tracked_ref == record.track.to_string()
+            && tracked.update_mode == record.update_mode.as_str();
+        let is_signed = record.signature.is_none() || tracked.signature == record.signature;
+        tracked.delivered_to == row.instance_id
+            && tracked.source_raw == record.source.to_string()
+            && (record.updates.is_some() || follows_it)
+            && tracked.installed_sha == record.revision
+            && is_signed
+    }
+
+    /// An update is for what was there when it began, and for nothing else.
+    ///
+    /// # Errors
+    /// 404 when nothing like it is tracked any more, 409 when something else is there.
+    fn check(&self, tracked: Option<&Tracked>) -> Result<()> {
+        let Some(before) = &self.record.updates else {
+            return Ok(());
+        };
+        let Some(now) = tracked.filter(|now| now.tracked_ref == before.tracked_ref) else {
+            return Err(Error::not_found(NOT_TRACKED));
+        };
+        let is_same = now.id == before.id
+            && now.source_raw == before.source_raw
+            && now.installed_sha == before.installed_sha;
+        match is_same {
+            true => Ok(()),
+            false => Err(Error::conflict(CHANGED)),
+        }
+    }
+
     fn tree_sha256(&self) -> String {
         self.tree.digest().to_string()
     }

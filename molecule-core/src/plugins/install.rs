@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Plugins;
 use super::deliver::{DeliverOptions, Delivered, Record};
 use super::ground::{OPERATIONS, outcome_of, step};
-use super::pins::Pins;
+use super::pins::{self, Pins};
 use super::source::SourceRef;
 use super::staging::{StageRequest, Staged, fetch_timed_out};
 use super::store::target;
@@ -100,12 +100,15 @@ impl Plugins {
             let error = Error::not_now("too many plugins are installed at once");
             return Err(error.retry_after(RETRY_SECS));
         };
+        let signature = pins::given(pins.signature.as_deref()).map(str::to_owned);
         let staged = self.stage_by(deadline, &source, pins).await?;
         let record = Record {
             source: staged.source.clone(),
             track,
             update_mode,
             revision: staged.revision.clone(),
+            signature,
+            updates: None,
         };
         let delivering = self.deliver_by(deadline, workspace, &staged, record, options);
         let delivered = delivering.await?;

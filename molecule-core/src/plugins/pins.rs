@@ -33,6 +33,8 @@ pub(super) struct Pins {
     /// Digest of version 2 of a tree that was let in before, which needs no signature
     /// again. Never what a request says.
     pub(super) vetted: Option<String>,
+    /// The signature that came with that tree, if one did: it must still be good.
+    pub(super) vetted_signature: Option<String>,
 }
 
 /// Refuses specs that may mean other bytes tomorrow, as far as the operator wants.

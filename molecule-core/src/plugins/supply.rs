@@ -5,6 +5,7 @@
 //! per plugin and in all, and what became of each is written into its row.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +29,10 @@ use crate::error::Kind;
 
 /// Fetching one plugin.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
-/// Fetching all of them, as a part of the time that a start has.
+/// Fetching all of them, as a part of the time that is left of a start.
 const SHARE_OF_START: u32 = 3;
+/// What is being fetched is told again and again: a start without a sign is given up.
+const TELL_EVERY: Duration = Duration::from_millis(300);
 /// Writing down what became of them.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,7 +68,7 @@ impl Trouble {
 
 #[async_trait]
 impl PluginSupplies for Plugins {
-    async fn of(&self, workspace: Uuid, progress: Progress) -> backend::Plugins {
+    async fn of(&self, workspace: Uuid, left: Duration, progress: Progress) -> backend::Plugins {
         let rows = match drift::desired(&self.services.db, workspace).await {
             Ok(rows) if rows.is_empty() => return backend::Plugins::none(),
             Ok(rows) => rows,
@@ -77,14 +80,13 @@ impl PluginSupplies for Plugins {
                 return backend::Plugins::none();
             }
         };
-        let deadline = self.services.config.workspaces.provision_deadline_secs;
         let mut supply = Supply {
             plugins: self.clone(),
             workspace,
             progress,
             wanted: Vec::new(),
             rows: BTreeMap::new(),
-            limit: Duration::from_secs(deadline) / SHARE_OF_START,
+            limit: left / SHARE_OF_START,
             ends: OnceLock::new(),
             fates: Mutex::default(),
         };
@@ -169,6 +171,7 @@ impl Supply {
             pins: Pins {
                 skip_pinning: true,
                 vetted: row.tree_sha256.clone(),
+                vetted_signature: row.signature.clone(),
                 ..Pins::default()
             },
             expected_name: Some(&row.plugin_name),
@@ -210,14 +213,24 @@ impl Supply {
         Ok(())
     }
 
+    /// Never ends: tells that a plugin is being fetched.
+    async fn tell_of(&self, name: &PluginName) -> Infallible {
+        loop {
+            let detail = format!("fetching plugin {name}");
+            self.progress.tell(Phase::Plugins, detail, None);
+            tokio::time::sleep(TELL_EVERY).await;
+        }
+    }
+
     async fn try_delivery(&self, name: &PluginName) -> Result<PluginDelivery, (Trouble, String)> {
         let row = self.rows.get(name).ok_or_else(|| {
             let text = "nobody wants it".to_owned();
             (Trouble::FetchFailed, text)
         })?;
-        let detail = format!("fetching plugin {name}");
-        self.progress.tell(Phase::Plugins, detail, None);
-        let (source, staged) = self.fetch(row).await?;
+        let (source, staged) = tokio::select! {
+            fetched = self.fetch(row) => fetched?,
+            never = self.tell_of(name) => match never {},
+        };
         let digest = staged.tree.digest().to_string();
         self.check(row, &digest)?;
         let record = Record {
@@ -225,6 +238,8 @@ impl Supply {
             track: Track::parse(&row.tracked_ref).unwrap_or_default(),
             update_mode: UpdateMode::parse(&row.update_mode).unwrap_or_default(),
             revision: row.installed_sha.clone(),
+            signature: row.signature.clone(),
+            updates: None,
         };
         let delivery = PluginDelivery {
             name: name.clone(),

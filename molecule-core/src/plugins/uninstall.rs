@@ -21,6 +21,10 @@ use crate::events::EventType;
 /// one restart.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 
+/// How often a plugin that is gone is taken from the records, and the pause in between.
+const FORGET_TRIES: u32 = 3;
+const FORGET_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
 /// What came of a removal.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Uninstalled {
@@ -111,14 +115,14 @@ impl Plugins {
             });
         }
         step("remove", began);
-        // The restart needs the turn.
-        drop(ground);
         let restarting = restart
             && (may_be_there || was_tracked)
             && (self.restart(*workspace, name.as_str(), Some(RESTART_AFTER))).await;
         tracing::info!(workspace.id = %workspace, plugin.name = %name, restarting, "plugin removed");
         self.forget(inside.place(), restarting, may_be_there || was_tracked)
-            .await;
+            .await?;
+        // Only now: a boot would bring back what is still recorded.
+        drop(ground);
         Ok(Uninstalled { restarting })
     }
 
@@ -153,11 +157,14 @@ impl Plugins {
         })
     }
 
-    /// Forgets the plugin. It is gone whether this works or not.
-    async fn forget(&self, place: &Place, restarting: bool, was_there: bool) {
+    /// Forgets the plugin. While it is recorded, the next start brings it back.
+    ///
+    /// # Errors
+    /// 500 `failed to remove plugin`, after some tries.
+    async fn forget(&self, place: &Place, restarting: bool, was_there: bool) -> Result<()> {
         let services = &self.services;
         let Place { workspace, plugin } = place;
-        let forgetting = async {
+        let forgetting = async || {
             let mut tx = services.db.begin().await?;
             tracking::remove(&mut tx, *workspace, plugin.as_str()).await?;
             let event = match was_there {
@@ -171,14 +178,24 @@ impl Plugins {
             tx.commit().await?;
             Ok::<_, sqlx::Error>(event)
         };
-        match forgetting.await {
-            Ok(event) => event
-                .into_iter()
-                .for_each(|event| services.events.publish(event)),
-            Err(error) => tracing::error!(
-                workspace.id = %workspace, plugin.name = %plugin, %error,
-                "plugin is removed and is still recorded"
-            ),
+        let mut tries = 1;
+        loop {
+            match forgetting().await {
+                Ok(event) => {
+                    let published = event.into_iter();
+                    published.for_each(|event| services.events.publish(event));
+                    return Ok(());
+                }
+                Err(error) if tries < FORGET_TRIES => {
+                    tracing::warn!(workspace.id = %workspace, plugin.name = %plugin, %error, "plugin is removed and is still recorded; trying again");
+                }
+                Err(error) => {
+                    tracing::error!(workspace.id = %workspace, plugin.name = %plugin, %error, "plugin is removed and is still recorded");
+                    return Err(Error::from(error).says("failed to remove plugin"));
+                }
+            }
+            tries += 1;
+            tokio::time::sleep(FORGET_AGAIN_AFTER).await;
         }
     }
 }

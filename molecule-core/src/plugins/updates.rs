@@ -5,21 +5,23 @@
 //! it while the work lasts. A server that dies leaves a lease that ends by itself and a
 //! row that is still pending; what was delivered by then is found unchanged next time.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::Plugins;
-use super::deliver::{DeliverOptions, Record};
+use super::deliver::{CHANGED, DeliverOptions, NOT_TRACKED, Record};
+use super::ground::not_running;
 use super::pins::Pins;
 use super::source::SourceRef;
-use super::staging::{INSTALL_FAILED, StageRequest, Staged};
+use super::staging::{INSTALL_FAILED, StageRequest, Staged, fetch_timed_out};
 use super::store::drift::{self, Desired};
 use super::store::queue::{self, Entry};
+use super::store::target;
 use super::track::{Track, UpdateMode};
 use crate::error::{Error, Kind, Result};
 
@@ -28,8 +30,8 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const RENEW_EVERY: Duration = Duration::from_secs(15);
 /// Updates that are applied without anybody's word at once.
 const AUTOMATIC_AT_ONCE: usize = 2;
-/// Those of one round; the others wait for the next.
-const AUTOMATIC_PER_ROUND: i64 = 100;
+/// Those that are listed at once.
+const AUTOMATIC_PER_PAGE: i64 = 100;
 /// Pending updates that are listed.
 const MOST_LISTED: i64 = 10_000;
 /// What delivering says of such trouble.
@@ -67,18 +69,26 @@ impl Plugins {
     }
 
     /// Brings a workspace to the revision that an update names, whatever its upstream
-    /// says by now.
+    /// says by now, within the time that an install may take. What began goes on to its
+    /// end when the caller leaves.
     ///
     /// # Errors
     /// Those of the contract, §16: 404, 409, and whatever staging and delivering answer.
     pub(super) async fn apply_update(&self, id: Uuid) -> Result<Applied> {
+        let this = self.clone();
+        let applying = self.detached("plugin-update", async move { this.apply_now(id).await });
+        applying.await
+    }
+
+    async fn apply_now(&self, id: Uuid) -> Result<Applied> {
+        let deadline = Instant::now() + self.services.config.plugins.install_timeout();
         let entry = self.update(id).await?;
         match entry.status.as_str() {
             "applied" => return Ok(Applied::Before(entry)),
             "dismissed" => return Err(with_names(dismissed(), &entry)),
             _ => {}
         }
-        let row = self.followed(&entry).await?;
+        self.followed(&entry).await?;
         let Some(claim) = self.claim_update(&entry).await? else {
             // Somebody was faster, or is at it.
             let now = self.update(id).await?;
@@ -89,8 +99,10 @@ impl Plugins {
             };
         };
         // Between the look and the claim it may have come to say something newer.
-        let entry = self.update(id).await?;
-        let applied = self.apply_claimed(&entry, &row, claim).await;
+        let applied = match self.update(id).await {
+            Ok(entry) => self.apply_claimed(&entry, claim, deadline).await,
+            Err(error) => Err(error),
+        };
         match &applied {
             Ok(_) => metrics::counter!("molecule_plugin_updates_total", "outcome" => "applied"),
             Err(_) => metrics::counter!("molecule_plugin_updates_total", "outcome" => "failed"),
@@ -103,12 +115,12 @@ impl Plugins {
     async fn apply_claimed(
         &self,
         entry: &Entry,
-        row: &Desired,
         claim: DateTime<Utc>,
+        deadline: Instant,
     ) -> Result<Applied> {
         let db = &self.services.db;
         let held = std::sync::Mutex::new(claim);
-        let work = self.stage_and_deliver(entry, row);
+        let work = self.stage_and_deliver(entry, deadline);
         let done = tokio::select! {
             done = work => done,
             () = self.keep_claim(entry.id, &held) => Err(in_progress(entry)),
@@ -149,8 +161,12 @@ impl Plugins {
         })
     }
 
-    async fn stage_and_deliver(&self, entry: &Entry, row: &Desired) -> Result<(String, bool)> {
+    async fn stage_and_deliver(&self, entry: &Entry, deadline: Instant) -> Result<(String, bool)> {
+        let row = self.followed(entry).await?;
         let named = |error: Error| error.with("queue_id", entry.id.to_string());
+        if !self.may_run(entry.workspace_id).await? {
+            return Err(named(prefixed(DELIVER_FAILED, not_running())));
+        }
         let source = self
             .pinned(&row.source_raw, &entry.latest_sha)
             .ok_or_else(|| {
@@ -158,7 +174,8 @@ impl Plugins {
                 Error::internal(INSTALL_FAILED, cause)
             })
             .map_err(named)?;
-        let staged = self.stage_update(entry, &source).await;
+        let staged = timeout_at(deadline, self.stage_update(entry, &row, &source)).await;
+        let staged = staged.unwrap_or_else(|_| Err(fetch_timed_out(&source)));
         let staged = staged.map_err(|error| named(prefixed(INSTALL_FAILED, error)))?;
         let installed_sha = staged.revision.clone();
         let record = Record {
@@ -166,23 +183,46 @@ impl Plugins {
             track: Track::parse(&row.tracked_ref).unwrap_or_default(),
             update_mode: UpdateMode::parse(&row.update_mode).unwrap_or_default(),
             revision: Some(entry.latest_sha.clone()),
+            signature: None,
+            updates: Some(row),
         };
         let options = DeliverOptions {
             restart: true,
             force: false,
         };
         let delivered = self
-            .deliver(entry.workspace_id, &staged, record, options)
+            .deliver_by(deadline, entry.workspace_id, &staged, record, options)
             .await
-            .map_err(|error| named(prefixed(DELIVER_FAILED, error)))?;
+            .map_err(|error| match error.message() {
+                NOT_TRACKED | CHANGED => with_names(error, entry),
+                _ => named(prefixed(DELIVER_FAILED, error)),
+            })?;
         let installed_sha = installed_sha.unwrap_or_else(|| entry.latest_sha.clone());
         Ok((installed_sha, delivered.restarting))
     }
 
-    async fn stage_update(&self, entry: &Entry, source: &SourceRef) -> Result<Staged> {
+    /// Whether there may be compute to deliver to: asks no daemon. Fetching for others
+    /// would be in vain.
+    async fn may_run(&self, workspace: Uuid) -> Result<bool> {
+        let row = target::target(&self.services.db, workspace).await;
+        let row = row.map_err(|error| Error::from(error).says("failed to read plugin record"))?;
+        Ok(row.is_some_and(|row| !row.external && !row.is_removed() && !row.sleeps()))
+    }
+
+    async fn stage_update(
+        &self,
+        entry: &Entry,
+        row: &Desired,
+        source: &SourceRef,
+    ) -> Result<Staged> {
         let request = StageRequest {
             source,
-            pins: Pins::default(),
+            pins: Pins {
+                // Another revision of the very same bytes.
+                vetted: row.tree_sha256.clone(),
+                vetted_signature: row.signature.clone(),
+                ..Pins::default()
+            },
             expected_name: Some(&entry.plugin_name),
         };
         let staged = self.stage(request).await?;
@@ -235,36 +275,38 @@ impl Plugins {
     pub(super) async fn apply_automatically(&self) {
         loop {
             self.drift.queued.notified().await;
-            let waiting =
-                queue::automatic(&self.services.db, self.now(), AUTOMATIC_PER_ROUND).await;
-            let waiting = match waiting {
-                Ok(waiting) => waiting,
-                Err(error) => {
-                    tracing::warn!(%error, "updates of plugins could not be listed");
-                    continue;
-                }
-            };
-            stream::iter(waiting)
-                .for_each_concurrent(AUTOMATIC_AT_ONCE, |entry| self.apply_apart(entry.id))
-                .await;
+            if let Err(error) = self.apply_waiting().await {
+                tracing::warn!(%error, "updates of plugins could not be listed");
+            }
         }
     }
 
-    /// Applies an update in a task of its own: a lead that is lost in the middle must
-    /// not cut it.
-    async fn apply_apart(&self, id: Uuid) {
-        let (ended, end) = oneshot::channel::<()>();
-        let this = self.clone();
-        (self.services.supervisor).spawn("plugin-auto-update", async move {
-            if let Err(error) = this.apply_update(id).await
-                && error.kind() == Kind::Conflict
-            {
-                tracing::debug!(plugin.update = %id, "somebody else applies or decided it");
+    /// Applies, page by page, everything that waits for nobody, each of it once.
+    async fn apply_waiting(&self) -> sqlx::Result<()> {
+        let (db, since) = (&self.services.db, self.now());
+        let stop = self.services.supervisor.token();
+        let mut tried = HashSet::new();
+        while !stop.is_cancelled() {
+            let mut page = queue::automatic(db, self.now(), since, AUTOMATIC_PER_PAGE).await?;
+            // What could not even be claimed is listed again.
+            page.retain(|entry| tried.insert(entry.id));
+            if page.is_empty() {
+                break;
             }
-            drop(ended);
-        });
-        // Ends with an error when the sender is dropped, which is the signal.
-        let _ = end.await;
+            stream::iter(page)
+                .for_each_concurrent(AUTOMATIC_AT_ONCE, |entry| self.apply_one(entry.id))
+                .await;
+        }
+        Ok(())
+    }
+
+    /// Applies an update; goes on when the lead is lost in the middle.
+    async fn apply_one(&self, id: Uuid) {
+        if let Err(error) = self.apply_update(id).await
+            && error.kind() == Kind::Conflict
+        {
+            tracing::debug!(plugin.update = %id, "somebody else applies or decided it");
+        }
     }
 
     async fn update(&self, id: Uuid) -> Result<Entry> {
@@ -273,18 +315,19 @@ impl Plugins {
         found.ok_or_else(|| unknown(&id.to_string()))
     }
 
-    /// The row that an update is of, if it still follows what it followed then.
+    /// The row that an update is of, if it still follows what it followed then and is at
+    /// the revision that was to be updated, or at the new one already.
     async fn followed(&self, entry: &Entry) -> Result<Desired> {
         let (db, plugin) = (&self.services.db, &entry.plugin_name);
         let row = drift::desired_one(db, entry.workspace_id, plugin).await;
         let row = row.map_err(|error| Error::from(error).says("failed to read plugin record"))?;
         let row = row.filter(|row| row.tracked_ref == entry.tracked_ref);
-        row.ok_or_else(|| {
-            let error = Error::not_found(
-                "workspace_plugins row not found — plugin may have been uninstalled",
-            );
-            with_names(error, entry)
-        })
+        let row = row.ok_or_else(|| with_names(Error::not_found(NOT_TRACKED), entry))?;
+        let is_at = |revision: &String| row.installed_sha.as_ref() == Some(revision);
+        match is_at(&entry.current_sha) || is_at(&entry.latest_sha) {
+            true => Ok(row),
+            false => Err(with_names(Error::conflict(CHANGED), entry)),
+        }
     }
 
     /// Takes the update for this call. None when somebody else has it, or decided.

@@ -17,15 +17,11 @@ pub(super) struct News {
 impl Presence {
     /// What is to be stored of a report, as text; none of what cannot be read.
     pub(super) fn plugins_text(&self, id: Uuid, reported: &Value) -> Option<String> {
-        let Some(mut list) = LoadedPlugin::list(reported) else {
+        let redact = |text: &str| self.redactor.redact_of(id, text);
+        let Some(list) = LoadedPlugin::list(reported, redact) else {
             tracing::debug!(workspace.id = %id, "report on plugins cannot be read; ignored");
             return None;
         };
-        for LoadedPlugin { version, error, .. } in &mut list {
-            for text in [version, error].into_iter().flatten() {
-                *text = self.redactor.redact_of(id, text);
-            }
-        }
         serde_json::to_string(&list).ok()
     }
 

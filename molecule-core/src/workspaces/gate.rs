@@ -17,7 +17,7 @@ use uuid::Uuid;
 /// Above so many entries the unused ones are dropped.
 const TIDY_ABOVE: usize = 256;
 /// A visitor may stay so long while a change waits that can.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// The same for one that cannot: what is visited is about to end.
 const HASTE: Duration = Duration::from_millis(50);
 

@@ -33,37 +33,40 @@ pub(crate) struct LoadedPlugin {
 }
 
 impl LoadedPlugin {
-    /// Reads the list of a report, in one order whatever the agent's, with texts cut
-    /// where they are too long and without names that no plugin can have. None for what
-    /// is no such list: an agent is not refused for it.
-    pub(crate) fn list(reported: &Value) -> Option<Vec<Self>> {
+    /// Reads the list of a report, in one order whatever the agent's, with texts masked
+    /// by `redact`, then cut where they are too long, and without names that no plugin
+    /// can have. None for what is no such list: an agent is not refused for it.
+    pub(crate) fn list(reported: &Value, redact: impl Fn(&str) -> String) -> Option<Vec<Self>> {
         let items = reported.as_array()?;
         if items.len() > MAX_PLUGINS {
             return None;
         }
-        let mut list: Vec<Self> = items.iter().map(Self::read).collect::<Option<_>>()?;
+        let read = items.iter().map(|item| Self::read(item, &redact));
+        let mut list: Vec<Self> = read.collect::<Option<_>>()?;
         list.retain(|plugin| PluginName::parse(&plugin.name).is_some());
         list.sort_unstable();
         list.dedup_by(|one, other| one.name == other.name);
         Some(list)
     }
 
-    fn read(item: &Value) -> Option<Self> {
-        let text = |key: &str, most: usize| match item.get(key) {
+    fn read(item: &Value, redact: &impl Fn(&str) -> String) -> Option<Self> {
+        let text = |key: &str| match item.get(key) {
             None | Some(Value::Null) => Some(None),
-            Some(Value::String(text)) => Some(Some(cut(text, most))),
+            Some(Value::String(text)) => Some(Some(text.as_str())),
             Some(_) => None,
         };
         let digest = |key: &str| {
-            let text = text(key, MAX_DIGEST_BYTES + 1)?;
-            Some(text.filter(|text| is_digest(text)))
+            let text = text(key)?.filter(|text| is_digest(text));
+            Some(text.map(str::to_owned))
         };
+        // A secret of which only the beginning is left is not known for one any more.
+        let shown = |key: &str, most| Some(text(key)?.map(|text| cut(&redact(text), most)));
         Some(Self {
             name: item.get("name")?.as_str()?.to_owned(),
-            version: text("version", MAX_VERSION_BYTES)?,
+            version: shown("version", MAX_VERSION_BYTES)?,
             tree_sha256: digest("tree_sha256")?,
             sha: digest("sha")?,
-            error: text("error", MAX_ERROR_BYTES)?,
+            error: shown("error", MAX_ERROR_BYTES)?,
         })
     }
 
@@ -94,10 +97,26 @@ mod tests {
 
     use super::*;
 
+    fn list(reported: &Value) -> Option<Vec<LoadedPlugin>> {
+        LoadedPlugin::list(reported, str::to_owned)
+    }
+
+    #[test]
+    fn a_secret_at_the_cut_is_masked_as_a_whole() {
+        let redact = |text: &str| text.replace("hunter2-hunter2", "***");
+        let said = |before: usize| format!("{}hunter2-hunter2", "x".repeat(before));
+        for before in MAX_ERROR_BYTES - 20..MAX_ERROR_BYTES {
+            let report = json!([{ "name": "a", "error": said(before), "version": said(60) }]);
+            let list = LoadedPlugin::list(&report, redact).unwrap();
+            let shown = serde_json::to_string(&list).unwrap();
+            assert!(!shown.contains('h'), "{before}: {shown}");
+        }
+    }
+
     #[test]
     fn a_list_is_read_in_one_order_and_bounded() {
         let long = "é".repeat(1000);
-        let list = LoadedPlugin::list(&json!([
+        let list = list(&json!([
             { "name": "b", "version": "1.0", "tree_sha256": "abc", "sha": null, "more": [1] },
             { "name": "a", "error": long },
             { "name": "b" },
@@ -112,7 +131,7 @@ mod tests {
         assert_eq!((&list[2].tree_sha256, &list[2].sha), (&None, &None));
         let stored = serde_json::to_string(&list).unwrap();
         assert_eq!(LoadedPlugin::stored(&stored), Some(list));
-        assert_eq!(LoadedPlugin::list(&json!([])), Some(vec![]));
+        assert_eq!(super::tests::list(&json!([])), Some(vec![]));
     }
 
     #[test]
@@ -128,7 +147,7 @@ mod tests {
             json!([{ "name": "a", "error": ["x"] }]),
             json!(vec![json!({ "name": "a" }); MAX_PLUGINS + 1]),
         ] {
-            assert_eq!(LoadedPlugin::list(&bad), None, "{bad}");
+            assert_eq!(list(&bad), None, "{bad}");
         }
         for bad in ["", "null", "[", "{}", "[1]"] {
             assert_eq!(LoadedPlugin::stored(bad), None, "{bad}");
@@ -139,7 +158,7 @@ mod tests {
         #[test]
         fn anything_at_all_is_read_or_refused(name in ".{0,200}", version in ".{0,200}", error in ".{0,600}") {
             let item = json!({ "name": name, "version": version, "error": error });
-            if let Some(list) = LoadedPlugin::list(&json!([item, { "name": "plain", "error": error }])) {
+            if let Some(list) = list(&json!([item, { "name": "plain", "error": error }])) {
                 prop_assert!(!list.is_empty());
                 let stored = serde_json::to_string(&list).unwrap();
                 prop_assert!(!stored.contains('\0'));

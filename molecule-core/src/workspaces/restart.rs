@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -17,7 +17,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::boot::Boot;
-use super::gate::Pass;
+use super::gate::{PATIENCE, Pass};
 use super::model::Status;
 use super::status::Trigger;
 use super::store::lease::Lease;
@@ -44,6 +44,8 @@ const GRACE: TimeDelta = TimeDelta::seconds(3);
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(60);
 /// A backend that works says so within this time.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Visitors who were asked to leave are waited for so long in one round.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Restarts of one round begin at most so far apart from their turn.
 const JITTER_MS: u128 = 200;
 
@@ -77,6 +79,8 @@ struct Inner {
     again: AtomicBool,
     budget: Mutex<Budget>,
     crashes: Mutex<HashMap<Uuid, (u32, Instant)>>,
+    /// Since when somebody is inside each time a requested restart is to begin.
+    held_up: Mutex<HashMap<Uuid, Instant>>,
 }
 
 /// A token bucket.
@@ -112,6 +116,7 @@ impl Restarts {
                 at: Instant::now(),
             }),
             crashes: Mutex::default(),
+            held_up: Mutex::default(),
         }))
     }
 
@@ -141,6 +146,28 @@ impl Restarts {
         let (count, at) = crashes.entry(id).or_insert((0, Instant::now()));
         *at = Instant::now();
         *count += 1;
+    }
+
+    /// Somebody is inside of a workspace that is to restart: for how long, over all the
+    /// times that this was found.
+    fn held_up(&self, id: Uuid) -> Duration {
+        let now = Instant::now();
+        let since = *self.waiting().entry(id).or_insert(now);
+        now.saturating_duration_since(since)
+    }
+
+    /// It restarts.
+    fn goes_on(&self, id: Uuid) {
+        self.waiting().remove(&id);
+    }
+
+    /// Only these are to restart.
+    fn forget_others(&self, due: &[Uuid]) {
+        self.waiting().retain(|id, _| due.contains(id));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        (self.0.held_up.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,6 +218,7 @@ impl Workspaces {
             Ok(due) => due,
             Err(error) => return tracing::warn!(%error, "requested restarts could not be listed"),
         };
+        self.restarts.forget_others(&due);
         // Requests wait for a backend that is away; boots would fail for good.
         if due.is_empty() || !services.backend_answers().await {
             return;
@@ -233,7 +261,7 @@ impl Workspaces {
         let boot = Boot::again(row.booted_at.is_some()).automatic();
         // Something may have begun since this round was listed, and may take many
         // minutes. The request stays, and the other workspaces do not wait for it.
-        let Some(pass) = self.provisioner.gate().try_enter(id) else {
+        let Some(pass) = self.enter_for_request(id).await else {
             return Ok(());
         };
         if self.boot_inside(pass, id, &boot, from).await? {
@@ -242,6 +270,22 @@ impl Workspaces {
             self.tell_context(before);
         }
         Ok(())
+    }
+
+    /// Enters if nobody is inside. Visitors who were there each time for longer than
+    /// they may keep somebody waiting are asked to leave.
+    async fn enter_for_request(&self, id: Uuid) -> Option<Pass> {
+        let gate = self.provisioner.gate();
+        let pass = match gate.try_enter(id) {
+            Some(pass) => Some(pass),
+            None if self.restarts.held_up(id) < PATIENCE => None,
+            // Bounded: it may be no visitor.
+            None => (tokio::time::timeout(LEAVING, gate.enter_to_end(id)).await).ok(),
+        };
+        if pass.is_some() {
+            self.restarts.goes_on(id);
+        }
+        pass
     }
 
     /// Begins a boot of a workspace that exists: row, event, background work.

@@ -209,7 +209,7 @@ on_both_engines! {
 
     async fn what_cannot_move_is_never_asked_for(engine: Engine) {
         let shelf = Shelf::default();
-        for name in ["none", "commit", "off", "unknown", "paused"] {
+        for name in ["none", "commit", "off", "unknown", "removed"] {
             shelf.set(&format!("acme/{name}"), "tag:v1", &sha('2'));
         }
         shelf.set("acme/probe", "tag:v1", &sha('1'));

@@ -20,7 +20,7 @@ use super::pins::Pins;
 use super::source::SourceRef;
 use super::staging::{INSTALL_FAILED, StageRequest, Staged, fetch_timed_out};
 use super::store::target;
-use super::store::tracking::{self, Delivered};
+use super::store::tracking::{self, Delivered, Follows};
 use super::track::{Track, UpdateMode};
 use crate::error::{Error, Result};
 use crate::store::timestamp;
@@ -165,10 +165,13 @@ impl Plugins {
             workspace,
             plugin: staged.name.as_str(),
             source: &staged.source.to_string(),
-            tracked_ref: &tracked_ref,
-            update_mode: &update_mode,
+            follows: Follows::This {
+                tracked_ref: &tracked_ref,
+                update_mode: &update_mode,
+            },
             sha: staged.revision.as_deref(),
             tree_sha256: &staged.tree.digest().to_string(),
+            signature: None,
             // Whether it was unpacked, only the agent knows.
             instance_id: None,
             now,

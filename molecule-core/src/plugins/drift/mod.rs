@@ -18,6 +18,7 @@ use futures_util::{StreamExt, stream};
 use molecule_hooks::PluginSourceError;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use self::group::{Group, Groups, Member};
@@ -107,37 +108,49 @@ impl Plugins {
             ..Round::default()
         };
         // They are looked at, so that they do not stand before the others for ever.
-        store::looked(&services.db, &groups.without, true, self.now()).await?;
+        let marked = store::looked(&services.db, &groups.without, true, self.now()).await;
+        note_unwritten("those without an upstream", marked);
         let (due, resting) = groups.due();
         metrics::gauge!("molecule_plugin_drift_rows").set(round.rows as f64);
         metrics::gauge!("molecule_plugin_drift_upstreams_resting").set(resting as f64);
+        // Each in a task of its own: while one answer is written down, the time of the
+        // others passes, and they must get on.
         let asking = due.into_iter().map(|group| async move {
-            let answer = ask(&group).await;
-            (group, answer)
+            let asking = AbortOnDropHandle::new(tokio::spawn(async move {
+                let answer = ask(&group).await;
+                (group, answer)
+            }));
+            asking.await
         });
         let at_once = services.config.plugins.drift_concurrency.max(1);
         let answers = stream::iter(asking).buffer_unordered(at_once);
         let settling = async {
             tokio::pin!(answers);
-            while let Some((group, answer)) = answers.next().await {
+            while let Some(asked) = answers.next().await {
+                // The runtime ends.
+                let Ok((group, answer)) = asked else {
+                    continue;
+                };
                 round.lookups += 1;
                 metrics::counter!("molecule_plugin_drift_lookups_total").increment(1);
-                match answer {
-                    Ok(revisions) => round.drifted += self.settle(&group, &revisions).await?,
+                let written = match answer {
+                    Ok(revisions) => {
+                        (self.settle(&group, &revisions).await).map(|moved| round.drifted += moved)
+                    }
                     Err(error) => {
                         round.failures += 1;
-                        self.note_failure(&group, &error).await?;
+                        self.note_failure(&group, &error).await
                     }
-                }
+                };
+                // The others can be written all the same.
+                note_unwritten(&group.upstream, written);
             }
-            Ok::<_, sqlx::Error>(())
         };
-        match timeout(ROUND_LIMIT, settling).await {
-            Ok(settled) => settled?,
-            Err(_) => tracing::warn!(
+        if timeout(ROUND_LIMIT, settling).await.is_err() {
+            tracing::warn!(
                 limit_secs = ROUND_LIMIT.as_secs(),
                 "the look for newer revisions of plugins took too long; the rest waits for the next"
-            ),
+            );
         }
         queue::settle_overtaken(&services.db, self.now()).await?;
         Ok(round)
@@ -248,6 +261,13 @@ impl Plugins {
     /// Now, as rows can hold it.
     pub(super) fn now(&self) -> DateTime<Utc> {
         timestamp(&self.services.clock)
+    }
+}
+
+/// What one look-up said could not be written down; the next round finds it again.
+fn note_unwritten(upstream: &str, written: sqlx::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(plugin.upstream = upstream, %error, "what was found of plugins could not be written down");
     }
 }
 

@@ -1,7 +1,10 @@
 //! Updates that wait for an administrator, and what a plugin follows.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Uri;
 use chrono::{DateTime, SecondsFormat, Utc};
+use molecule_hooks::PluginName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,6 +16,7 @@ use super::super::store::queue::Entry;
 use super::super::updates::{self, Applied, Dismissed};
 use crate::app::App;
 use crate::auth::{AdminAuth, WorkspaceAuth};
+use crate::error::Error;
 use crate::http::{ApiResult, ErrorBody, Json, JsonBody};
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -137,9 +141,10 @@ impl Decision {
 async fn apply_plugin_update(
     AdminAuth(who): AdminAuth,
     State(app): State<App>,
-    Path(id): Path<String>,
+    path: UpdatePath,
+    uri: Uri,
 ) -> ApiResult<Json<Decision>> {
-    let id = update_id(&id)?;
+    let id = update_id(path, &uri)?;
     tracing::info!(actor = who.actor(), plugin.update = %id, "update of a plugin to be applied");
     let decision = match app.plugins.apply_update(id).await? {
         Applied::Now {
@@ -176,9 +181,10 @@ async fn apply_plugin_update(
 async fn dismiss_plugin_update(
     AdminAuth(who): AdminAuth,
     State(app): State<App>,
-    Path(id): Path<String>,
+    path: UpdatePath,
+    uri: Uri,
 ) -> ApiResult<Json<Decision>> {
-    let id = update_id(&id)?;
+    let id = update_id(path, &uri)?;
     let decision = match app.plugins.dismiss_update(id).await? {
         Dismissed::Now(entry) => {
             tracing::info!(actor = who.actor(), plugin.update = %id, "update of a plugin dismissed");
@@ -247,18 +253,28 @@ impl From<Followed> for FollowReply {
 async fn follow_plugin(
     _: WorkspaceAuth,
     State(app): State<App>,
-    Path((id, name)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     body: JsonBody,
 ) -> ApiResult<Json<FollowReply>> {
+    // Nothing that is no text names a plugin.
+    let named = path.ok().map(|Path(named)| named);
+    let (id, name) = named.ok_or_else(|| Error::invalid("invalid plugin name"))?;
+    if PluginName::parse(&name).is_none() {
+        return Err(Error::invalid("invalid plugin name").into());
+    }
     let request: FollowRequest = body.decode("invalid request body")?;
     let following = Following::parse(request.track.as_deref(), request.update_mode.as_deref());
     let followed = app.plugins.follow(&id, &name, following?).await?;
     Ok(Json(followed.into()))
 }
 
-/// No update has an id that is no UUID.
-fn update_id(text: &str) -> ApiResult<Uuid> {
-    Uuid::parse_str(text).map_err(|_| updates::unknown(text).into())
+type UpdatePath = Result<Path<String>, PathRejection>;
+
+/// No update has an id that is no UUID, or no text.
+fn update_id(path: UpdatePath, uri: &Uri) -> ApiResult<Uuid> {
+    let written = || uri.path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let text = path.map_or_else(|_| written(), |Path(text)| text);
+    Uuid::parse_str(&text).map_err(|_| updates::unknown(&text).into())
 }
 
 /// RFC 3339, UTC, `Z`, microseconds.

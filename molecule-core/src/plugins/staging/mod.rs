@@ -199,12 +199,16 @@ impl Plugins {
             return verify(given).map_err(refused);
         }
         let policy = self.services.config.plugins.require_signature;
-        if policy == SignaturePolicy::Off || pins.vetted.as_ref() == Some(&message) {
+        let is_vetted = pins.vetted.as_ref() == Some(&message);
+        let kept = pins.vetted_signature.as_deref().filter(|_| is_vetted);
+        if policy == SignaturePolicy::Off || (is_vetted && kept.is_none()) {
             return Ok(());
         }
-        let found = match &inspected.signature {
-            None => Err(SignatureError::Missing),
-            Some(bytes) => std::str::from_utf8(bytes)
+        // A key that is trusted no more does not vouch for what it signed either.
+        let found = match (kept, &inspected.signature) {
+            (Some(kept), _) => verify(kept),
+            (None, None) => Err(SignatureError::Missing),
+            (None, Some(bytes)) => std::str::from_utf8(bytes)
                 .map_err(|_| SignatureError::Malformed)
                 .and_then(verify),
         };

@@ -20,7 +20,7 @@ pub(in crate::plugins) struct Followed {
     pub(in crate::plugins) installed_sha: String,
     /// The revision that nobody wants.
     pub(in crate::plugins) dismissed_sha: Option<String>,
-    /// The revision that is queued.
+    /// The revision that is queued because of what the row says now.
     pub(in crate::plugins) pending_sha: Option<String>,
     /// When somebody looked last; long ago for what nobody looked at yet.
     pub(in crate::plugins) last_look: DateTime<Utc>,
@@ -44,7 +44,10 @@ statement!(
     /// `$1` stands for the time of rows that were never looked at.
     FOLLOWED,
     "SELECT p.id, p.workspace_id, p.plugin_name, p.source_raw, p.tracked_ref, p.installed_sha,
-            p.dismissed_sha, q.latest_sha AS pending_sha, COALESCE(p.checked_at, $1) AS last_look,
+            p.dismissed_sha,
+            CASE WHEN q.tracked_ref = p.tracked_ref AND q.current_sha = p.installed_sha
+                 THEN q.latest_sha END AS pending_sha,
+            COALESCE(p.checked_at, $1) AS last_look,
             p.check_failures
      FROM workspace_plugins p
      JOIN workspaces w ON w.id = p.workspace_id AND w.status <> 'removed'
@@ -168,6 +171,8 @@ pub(in crate::plugins) struct Desired {
     pub(in crate::plugins) installed_sha: Option<String>,
     /// Digest of what was delivered.
     pub(in crate::plugins) tree_sha256: Option<String>,
+    /// Signature of that digest, if one came with the request for it.
+    pub(in crate::plugins) signature: Option<String>,
     pub(in crate::plugins) installed_at: DateTime<Utc>,
     pub(in crate::plugins) updated_at: DateTime<Utc>,
 }
@@ -179,6 +184,7 @@ from_row!(Desired {
     update_mode,
     installed_sha,
     tree_sha256,
+    signature,
     installed_at,
     updated_at
 });
@@ -187,7 +193,7 @@ macro_rules! desired {
     ($rest:literal) => {
         concat!(
             "SELECT id, plugin_name, source_raw, tracked_ref, update_mode, installed_sha, tree_sha256,
-                    installed_at, updated_at
+                    signature, installed_at, updated_at
              FROM workspace_plugins WHERE workspace_id = $1 ",
             $rest
         )
@@ -291,6 +297,7 @@ statement!(
                              ELSE COALESCE($3, delivered_to) END,
          delivered_at = CASE WHEN $4 = '' THEN delivered_at ELSE $6 END,
          tree_sha256 = CASE WHEN $4 = '' THEN tree_sha256 ELSE $4 END,
+         signature = CASE WHEN $4 = '' OR $4 = tree_sha256 THEN signature ELSE NULL END,
          delivery_error = $5
      WHERE id = $1 AND updated_at = $2"
 );

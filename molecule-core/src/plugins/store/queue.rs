@@ -45,7 +45,10 @@ macro_rules! select {
 
 statement!(
     PENDING,
-    select!("WHERE q.status = 'pending' ORDER BY q.created_at DESC, q.id DESC LIMIT $1")
+    select!(
+        "JOIN workspaces w ON w.id = q.workspace_id AND w.status <> 'removed'
+         WHERE q.status = 'pending' ORDER BY q.created_at DESC, q.id DESC LIMIT $1"
+    )
 );
 
 /// Updates that nobody decided about, newest first.
@@ -69,20 +72,27 @@ statement!(
     AUTOMATIC,
     select!(
         "JOIN workspace_plugins p ON p.workspace_id = q.workspace_id AND p.plugin_name = q.plugin_name
-         WHERE q.status = 'pending' AND p.update_mode = 'auto' AND p.tracked_ref = q.tracked_ref
+           AND p.tracked_ref = q.tracked_ref AND p.installed_sha IN (q.current_sha, q.latest_sha)
+         JOIN workspaces w ON w.id = q.workspace_id AND w.external = FALSE
+           AND w.status IN ('online', 'degraded', 'provisioning')
+         WHERE q.status = 'pending' AND p.update_mode = 'auto'
            AND (q.applying_until IS NULL OR q.applying_until < $1)
-         ORDER BY COALESCE(q.tried_at, $3), q.created_at, q.id LIMIT $2"
+           AND (q.tried_at IS NULL OR q.tried_at < $2)
+         ORDER BY COALESCE(q.tried_at, $4), q.created_at, q.id LIMIT $3"
     )
 );
 
-/// Updates that wait for no person: first those that nobody tried yet.
+/// Updates that wait for no person and that nobody tried since, of workspaces that run
+/// or are about to; first those that nobody tried yet.
 pub(in crate::plugins) async fn automatic(
     db: &Db,
     now: DateTime<Utc>,
+    since: DateTime<Utc>,
     most: i64,
 ) -> sqlx::Result<Vec<Entry>> {
     with_db!(db, |pool| sqlx::query_as(AUTOMATIC)
         .bind(now)
+        .bind(since)
         .bind(most)
         .bind(DateTime::<Utc>::UNIX_EPOCH)
         .fetch_all(pool)
@@ -278,7 +288,9 @@ statement!(
      DO UPDATE SET tracked_ref = excluded.tracked_ref, current_sha = excluded.current_sha,
                    latest_sha = excluded.latest_sha, created_at = excluded.created_at,
                    tried_at = NULL, last_error = NULL
-         WHERE plugin_update_queue.latest_sha <> excluded.latest_sha
+         WHERE (plugin_update_queue.latest_sha <> excluded.latest_sha
+                OR plugin_update_queue.tracked_ref <> excluded.tracked_ref
+                OR plugin_update_queue.current_sha <> excluded.current_sha)
            AND (plugin_update_queue.applying_until IS NULL
                 OR plugin_update_queue.applying_until < excluded.created_at)"
 );
@@ -311,7 +323,9 @@ pub(in crate::plugins) async fn enqueue(
 
 statement!(
     LONG_PENDING,
-    "SELECT count(*) FROM plugin_update_queue WHERE status = 'pending' AND created_at < $1"
+    "SELECT count(*) FROM plugin_update_queue q
+     JOIN workspaces w ON w.id = q.workspace_id AND w.status <> 'removed'
+     WHERE q.status = 'pending' AND q.created_at < $1"
 );
 
 /// How many updates wait since before.
@@ -332,12 +346,28 @@ statement!(
                      AND p.installed_sha = plugin_update_queue.latest_sha)"
 );
 
+statement!(
+    /// What is not tracked at all any more can still be decided.
+    OUTLIVED,
+    "DELETE FROM plugin_update_queue
+     WHERE status = 'pending' AND (applying_until IS NULL OR applying_until < $1)
+       AND EXISTS (SELECT 1 FROM workspace_plugins p
+                   WHERE p.workspace_id = plugin_update_queue.workspace_id
+                     AND p.plugin_name = plugin_update_queue.plugin_name
+                     AND (p.tracked_ref <> plugin_update_queue.tracked_ref
+                          OR COALESCE(p.installed_sha, '') <> plugin_update_queue.current_sha))"
+);
+
 /// Closes updates that reached their workspace some other way: installed by hand, or
-/// by a server that ended before it could say so.
+/// by a server that ended before it could say so. Takes back those whose plugin is
+/// another by now, or follows something else.
 pub(in crate::plugins) async fn settle_overtaken(db: &Db, now: DateTime<Utc>) -> sqlx::Result<()> {
-    with_db!(db, |pool| sqlx::query(OVERTAKEN)
-        .bind(now)
-        .execute(pool)
-        .await
-        .map(drop))
+    for sql in [OVERTAKEN, OUTLIVED] {
+        with_db!(db, |pool| sqlx::query(sql)
+            .bind(now)
+            .execute(pool)
+            .await
+            .map(drop))?;
+    }
+    Ok(())
 }

@@ -63,6 +63,11 @@ impl Target {
         self.status == "removed"
     }
 
+    /// True when nothing of it runs until somebody wakes it.
+    pub(in super::super) fn sleeps(&self) -> bool {
+        matches!(self.status.as_str(), "paused" | "hibernated")
+    }
+
     /// The runtime, if one is known.
     pub(in super::super) fn runtime(&self) -> Option<&str> {
         Some(self.runtime.as_str()).filter(|runtime| !runtime.is_empty())

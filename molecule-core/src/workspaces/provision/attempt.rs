@@ -102,6 +102,12 @@ impl Attempt {
         })
     }
 
+    /// How much time is left until the try is over.
+    pub(super) fn left(&self) -> Duration {
+        let deadline = self.clock().deadline;
+        deadline.saturating_duration_since(Instant::now())
+    }
+
     /// Something got on.
     fn sign(&self) {
         self.clock().last_sign = Instant::now();
@@ -314,6 +320,15 @@ mod tests {
         };
         assert_eq!(secs, 6000);
         assert!(cause.contains("not started"), "{cause}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_try_is_less_the_longer_it_lasts() {
+        let attempt = attempt(720, None);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(attempt.left(), Duration::from_secs(120));
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(attempt.left(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

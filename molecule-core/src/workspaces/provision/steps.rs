@@ -102,28 +102,38 @@ impl Provisioner {
             let fallback = spec.template_dir.take();
             spec.existing_config = Some(ExistingConfig { fallback });
         }
-        spec.plugins = self.plugins_of(id, spec.progress.clone()).await;
+        spec.plugins = self.plugins_of(id, attempt).await;
         let plan = services.boot_plan(&spec, &env);
         let started = services.backend.start(&spec, cancel).await;
         if let Ok(instance) = &started {
             self.undo_start(workspace, instance, undo);
         }
-        if let Some(supply) = spec.plugins.supply() {
-            let instance_id = started.as_ref().ok();
-            let instance_id = instance_id.map(|instance| instance.instance_id.as_str());
-            supply.ended(instance_id).await;
-        }
-        let instance = started.map_err(|error| match error {
+        let instance = started.as_ref().ok();
+        let instance = instance.map(|instance| instance.instance_id.clone());
+        let started = started.map_err(|error| match error {
             BackendError::NoConfig => Failure::no_template(id).into(),
             error => Step::from(error),
-        })?;
-        self.record(lease, &instance, plan).await
+        });
+        let ended = match started {
+            Ok(instance) => self.record(lease, &instance, plan).await,
+            Err(step) => Err(step),
+        };
+        // What became of its plugins is for the one to say whose start counts.
+        let instance = match &ended {
+            Ok(()) => instance,
+            Err(Step::Lost | Step::Cancelled) => return ended,
+            Err(_) => None,
+        };
+        if let Some(supply) = spec.plugins.supply() {
+            supply.ended(instance.as_deref()).await;
+        }
+        ended
     }
 
     /// The plugins that a workspace should have when its agent starts.
-    async fn plugins_of(&self, id: Uuid, progress: Progress) -> Plugins {
+    async fn plugins_of(&self, id: Uuid, attempt: &Attempt) -> Plugins {
         match self.plugins.get().and_then(Weak::upgrade) {
-            Some(supplies) => supplies.of(id, progress).await,
+            Some(supplies) => supplies.of(id, attempt.left(), attempt.progress()).await,
             None => Plugins::none(),
         }
     }
