@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bollard::Docker;
+use bollard::exec::StartExecResults;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, HostConfig, MountType, VolumeCreateRequest,
+    ContainerCreateBody, ContainerInspectResponse, ExecConfig, HostConfig, MountType,
+    VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions,
@@ -120,6 +122,44 @@ impl World {
             Some(true),
             "it runs"
         );
+    }
+
+    /// Puts an archive into the folder of a container, with one bare call.
+    ///
+    /// # Panics
+    /// When the daemon refuses.
+    pub async fn upload(&self, container: &str, folder: &str, archive: bytes::Bytes) {
+        let options = UploadToContainerOptionsBuilder::default()
+            .path(folder)
+            .build();
+        self.docker
+            .upload_to_container(container, Some(options), bollard::body_full(archive))
+            .await
+            .expect("an upload");
+    }
+
+    /// Runs a command in a container to its end, with bare calls.
+    ///
+    /// # Panics
+    /// When the daemon refuses, or the command fails.
+    pub async fn exec(&self, container: &str, command: &[&str]) {
+        let exec = ExecConfig {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            cmd: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+            user: Some("1000:1000".to_owned()),
+            ..ExecConfig::default()
+        };
+        let exec = self.docker.create_exec(container, exec).await;
+        let id = exec.expect("an exec").id;
+        let started = self.docker.start_exec(&id, None).await.expect("a start");
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(said) = output.next().await {
+                said.expect("output");
+            }
+        }
+        let ended = self.docker.inspect_exec(&id).await.expect("its end");
+        assert_eq!(ended.exit_code, Some(0), "{command:?}");
     }
 
     /// Removes all containers and volumes of this bench.

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod database;
 pub mod docker;
 pub mod fleet;
+pub mod memory;
 pub mod options;
 pub mod socket;
 pub mod statements;

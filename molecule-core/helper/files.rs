@@ -10,7 +10,6 @@ const AT_REMOVEDIR: usize = 0x200;
 const AT_EMPTY_PATH: usize = 0x1000;
 const RENAME_NOREPLACE: usize = 1;
 const RENAME_EXCHANGE: usize = 2;
-const SYNC_FILE_RANGE_WRITE: usize = 2;
 const O_WRONLY: usize = 1;
 const O_CREAT: usize = 0o100;
 const O_EXCL: usize = 0o200;
@@ -343,16 +342,9 @@ impl Files for System {
         replaced
     }
 
-    fn begin_sync(&self, at: &Descriptor, name: &[u8]) -> Result<(), Errno> {
-        let file = open(at, name, O_READ, 0)?;
-        // SAFETY: takes numbers; zero bytes mean all.
-        let begun = unsafe {
-            syscall(
-                call::SYNC_FILE_RANGE,
-                [file.0, 0, 0, SYNC_FILE_RANGE_WRITE, 0, 0],
-            )
-        };
-        begun.map(|_| ())
+    fn sync_all(&self, folder: &Descriptor) -> Result<(), Errno> {
+        // SAFETY: takes a number.
+        unsafe { syscall(call::SYNCFS, [folder.0, 0, 0, 0, 0, 0]) }.map(|_| ())
     }
 
     fn sync_file(&self, at: &Descriptor, name: &[u8]) -> Result<(), Errno> {

@@ -21,7 +21,7 @@ pub(crate) mod call {
     pub(crate) const MKDIRAT: usize = 258;
     pub(crate) const NEWFSTATAT: usize = 262;
     pub(crate) const UNLINKAT: usize = 263;
-    pub(crate) const SYNC_FILE_RANGE: usize = 277;
+    pub(crate) const SYNCFS: usize = 306;
     pub(crate) const RENAMEAT2: usize = 316;
 }
 
@@ -39,12 +39,12 @@ pub(crate) mod call {
     pub(crate) const WRITE: usize = 64;
     pub(crate) const NEWFSTATAT: usize = 79;
     pub(crate) const FSYNC: usize = 82;
-    pub(crate) const SYNC_FILE_RANGE: usize = 84;
     pub(crate) const EXIT_GROUP: usize = 94;
     pub(crate) const SETITIMER: usize = 103;
     pub(crate) const UMASK: usize = 166;
     pub(crate) const MUNMAP: usize = 215;
     pub(crate) const MMAP: usize = 222;
+    pub(crate) const SYNCFS: usize = 267;
     pub(crate) const RENAMEAT2: usize = 276;
 }
 

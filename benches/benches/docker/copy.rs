@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use molecule_benches::docker::World;
+use molecule_benches::memory::{peak, reset_peak};
 use molecule_benches::options::Length;
 use molecule_benches::stats::median;
 use molecule_core::backend::{DockerBackend, StartSpec};
@@ -86,21 +87,4 @@ async fn docker_cp(folder: &Path, container: &str) -> Option<Duration> {
         .ok()?;
     assert!(status.success(), "docker cp");
     Some(begun.elapsed())
-}
-
-/// Forgets the largest memory this process ever had, and answers with the present.
-fn reset_peak() -> u64 {
-    std::fs::write("/proc/self/clear_refs", "5").expect("a peak that can be reset");
-    memory("VmRSS:")
-}
-
-fn peak() -> u64 {
-    memory("VmHWM:")
-}
-
-fn memory(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("the status of a process");
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kib.expect("a number") * 1024
 }

@@ -34,7 +34,7 @@ pub(crate) enum Kind {
 }
 
 pub(crate) enum Ground {
-    Docker(DockerFixture),
+    Docker(Box<DockerFixture>),
     Process(ProcessFixture),
 }
 
@@ -78,7 +78,7 @@ impl World {
             Kind::Program => {
                 let fixture = DockerFixture::new().await?;
                 let backend = fixture.backend();
-                (Ground::Docker(fixture), backend)
+                (Ground::Docker(Box::new(fixture)), backend)
             }
             Kind::Shell => {
                 let fixture = DockerFixture::new().await?;
@@ -90,7 +90,7 @@ impl World {
                 });
                 let helper = "/configs/plugins/.staging/.helper";
                 fixture.proxy.edit_execs(helper, "/nowhere");
-                (Ground::Docker(fixture), backend)
+                (Ground::Docker(Box::new(fixture)), backend)
             }
         };
         Some(Self {

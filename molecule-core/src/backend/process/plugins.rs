@@ -7,7 +7,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -208,7 +208,7 @@ async fn put_right(
 }
 
 fn take_out(
-    configs: &PathBuf,
+    configs: &Path,
     removal: &PluginRemoval,
     under_way: &UnderWay,
 ) -> Result<Told, DeliveryError> {
@@ -232,7 +232,7 @@ fn list(configs: &OwnedFd) -> Result<Vec<InstalledPlugin>, DeliveryError> {
     Ok(told.plugins)
 }
 
-fn open(configs: &PathBuf) -> Result<OwnedFd, DeliveryError> {
+fn open(configs: &Path) -> Result<OwnedFd, DeliveryError> {
     files::open_configs(configs).map_err(|errno| {
         let step = transaction::Step::Roots;
         DeliveryError::from(Failed {

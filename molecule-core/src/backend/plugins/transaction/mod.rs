@@ -42,6 +42,7 @@ pub(crate) const MAX_MEMORY_BYTES: usize = 8 * 1024 * 1024;
 /// A number of Linux for what went wrong.
 pub(crate) type Errno = i32;
 
+pub(crate) const EPERM: Errno = 1;
 pub(crate) const ENOENT: Errno = 2;
 pub(crate) const EAGAIN: Errno = 11;
 pub(crate) const EEXIST: Errno = 17;
@@ -162,8 +163,8 @@ pub(crate) trait Files {
         temporary: (&Self::Folder, &[u8]),
         edit: &mut dyn FnMut(&mut [u8]) -> Option<usize>,
     ) -> Result<(), Errno>;
-    /// Begins to write a file through to the disk, without waiting.
-    fn begin_sync(&self, at: &Self::Folder, name: &[u8]) -> Result<(), Errno>;
+    /// Waits until everything is on the disk that the folder lies on.
+    fn sync_all(&self, folder: &Self::Folder) -> Result<(), Errno>;
     /// Waits until a file is on the disk.
     fn sync_file(&self, at: &Self::Folder, name: &[u8]) -> Result<(), Errno>;
     /// Waits until a folder is on the disk: the names in it.

@@ -20,11 +20,11 @@ pub(crate) struct Remove<'a> {
 
 /// Removes a plugin, its blocks of the memory file and `skills`. Only the place of the
 /// plugin counts: what else cannot be removed is told.
-pub(crate) fn remove<'s, F: Files>(
+pub(crate) fn remove<F: Files>(
     files: &F,
     configs: &F::Folder,
     job: &Remove<'_>,
-    skills: &mut dyn Iterator<Item = &'s [u8]>,
+    skills: &mut dyn Iterator<Item = &[u8]>,
     report: &mut dyn Report,
 ) -> Result<(), Failed> {
     let found = Roots::open(files, configs).map_err(|errno| Step::Roots.failed(errno))?;

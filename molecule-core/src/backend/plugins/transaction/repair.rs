@@ -105,10 +105,10 @@ pub(super) fn discard<F: Files>(files: &F, roots: &Roots<F>, entry: &[u8]) -> Re
 }
 
 /// Deletes entries of `.staging`: what an install left that failed before its swap.
-pub(crate) fn discard_staged<'s, F: Files>(
+pub(crate) fn discard_staged<F: Files>(
     files: &F,
     configs: &F::Folder,
-    entries: &mut dyn Iterator<Item = &'s [u8]>,
+    entries: &mut dyn Iterator<Item = &[u8]>,
     report: &mut dyn Report,
 ) -> Result<(), Failed> {
     let roots = Roots::open(files, configs).map_err(|errno| Step::Roots.failed(errno))?;

@@ -78,7 +78,7 @@ fn verify<F: Files>(
     if marker.kind != Kind::File || count != wanted {
         return Err(failed(EBADMSG));
     }
-    walk::sync(files, &folder, 0).map_err(|errno| Step::Sync.failed(errno))?;
+    walk::sync(files, &folder).map_err(|errno| Step::Sync.failed(errno))?;
     Ok(entry.identity)
 }
 

@@ -1,6 +1,6 @@
 //! Walking trees: counting, writing through, deleting.
 
-use super::{ELOOP, ENOENT, ENOTEMPTY, Entry, Errno, Files, Kind, Report};
+use super::{EINVAL, ELOOP, ENOENT, ENOSYS, ENOTEMPTY, EPERM, Entry, Errno, Files, Kind, Report};
 
 /// Deepest tree that is walked. Ours have 32 folders inside each other at most.
 const MAX_DEPTH: usize = 64;
@@ -16,7 +16,7 @@ pub(super) struct Count {
     pub(super) strange: u64,
 }
 
-/// Counts, and begins to write every file through to the disk.
+/// Counts.
 pub(super) fn count<F: Files>(
     files: &F,
     folder: &F::Folder,
@@ -29,12 +29,7 @@ pub(super) fn count<F: Files>(
         self::count_one(count, entry);
         match entry.kind {
             Kind::Folder => self::count(files, &files.open(folder, name)?, depth + 1, count),
-            Kind::File => {
-                // Only saves time: the next walk waits for it, and hears what fails.
-                let _ = files.begin_sync(folder, name);
-                Ok(())
-            }
-            Kind::Other => Ok(()),
+            Kind::File | Kind::Other => Ok(()),
         }
     })
 }
@@ -49,10 +44,23 @@ fn count_one(count: &mut Count, entry: Entry) {
 }
 
 /// Waits until a tree is on the disk.
-pub(super) fn sync<F: Files>(files: &F, folder: &F::Folder, depth: usize) -> Result<(), Errno> {
+///
+/// In one call for the whole disk, where that can be had. File by file, each of them
+/// waits for the journal and for the cache of the disk: 40 files of 4 KiB take some
+/// 150 ms on ext4 instead of 10, 2,000 take six seconds instead of 0.3, one of 100 MiB
+/// is alike. The price is to wait for what others wrote meanwhile.
+pub(super) fn sync<F: Files>(files: &F, folder: &F::Folder) -> Result<(), Errno> {
+    match files.sync_all(folder) {
+        // A sandbox that does not know it, or that forbids it.
+        Err(ENOSYS | EPERM | EINVAL) => sync_each(files, folder, 0),
+        other => other,
+    }
+}
+
+fn sync_each<F: Files>(files: &F, folder: &F::Folder, depth: usize) -> Result<(), Errno> {
     descend(depth)?;
     files.names(folder, &mut |name| match files.look(folder, name)?.kind {
-        Kind::Folder => sync(files, &files.open(folder, name)?, depth + 1),
+        Kind::Folder => sync_each(files, &files.open(folder, name)?, depth + 1),
         Kind::File => files.sync_file(folder, name),
         Kind::Other => Ok(()),
     })?;

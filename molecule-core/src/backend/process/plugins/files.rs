@@ -210,9 +210,8 @@ impl Files for Native {
         replaced
     }
 
-    fn begin_sync(&self, _: &OwnedFd, _: &[u8]) -> Call<()> {
-        // Nothing is lost without it but time.
-        Ok(())
+    fn sync_all(&self, folder: &OwnedFd) -> Call<()> {
+        done(rustix::fs::syncfs(folder))
     }
 
     fn sync_file(&self, at: &OwnedFd, name: &[u8]) -> Call<()> {

@@ -11,7 +11,7 @@ use rustix::fd::OwnedFd;
 use super::files::{Native, open_configs};
 use crate::backend::plugins::Told;
 use crate::backend::plugins::transaction::{
-    EINVAL, Entry, Errno, Failed, Files, Remove, Rename, Step, Swap, remove, repair, swap,
+    EINVAL, ENOSYS, Entry, Errno, Failed, Files, Remove, Rename, Step, Swap, remove, repair, swap,
 };
 
 const EIO: Errno = 5;
@@ -26,7 +26,7 @@ struct Faulty {
     /// So many calls work.
     good: Cell<usize>,
     then: Then,
-    /// A file system that cannot exchange in one step.
+    /// A system that can neither exchange in one step nor write all through at once.
     plain: bool,
 }
 
@@ -119,8 +119,11 @@ impl Files for Faulty {
     ) -> Result<(), Errno> {
         self.call(|| Native.edit(file, temporary, edit))
     }
-    fn begin_sync(&self, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-        self.call(|| Native.begin_sync(at, name))
+    fn sync_all(&self, folder: &OwnedFd) -> Result<(), Errno> {
+        self.call(|| match self.plain {
+            true => Err(ENOSYS),
+            false => Native.sync_all(folder),
+        })
     }
     fn sync_file(&self, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         self.call(|| Native.sync_file(at, name))
