@@ -544,6 +544,9 @@ fn log_start(
         database = db.engine(),
         "molecule starts"
     );
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     tracing::info!("env-mutator chain: [{}]", registry.names().join(", "));
     for name in registry.skipped() {
         tracing::info!(

@@ -102,7 +102,8 @@ pub enum PluginRef {
     /// The highest release: the highest semantic version without pre-releases, else
     /// the newest tag.
     LatestTag,
-    /// Exactly this commit: 40 lower-case hexadecimal digits. Never moves.
+    /// Exactly this commit: 40 lower-case hexadecimal digits, or 64 in a repository that
+    /// names its objects by SHA-256. Never moves.
     Commit(String),
 }
 
@@ -111,7 +112,8 @@ pub const MAX_FRAGMENT_BYTES: usize = 255;
 
 impl PluginRef {
     /// What the fragment of a spec means, the text behind its `#`: `tag:latest`,
-    /// `tag:<name>`, `sha:<40 digits>`, 40 digits alone, or the name of a tag or branch.
+    /// `tag:<name>`, `sha:<40 digits>`, 40 digits alone (or 64), or the name of a tag or
+    /// branch.
     /// `None` when no repository can have such a revision.
     ///
     /// ```
@@ -126,6 +128,8 @@ impl PluginRef {
     /// ] {
     ///     assert_eq!(PluginRef::of_fragment(fragment), Some(meant), "{fragment}");
     /// }
+    /// let long = "0123456789abcdef".repeat(4);
+    /// assert_eq!(PluginRef::of_fragment(&long), Some(PluginRef::Commit(long)));
     /// for fragment in ["", "-x", "a b", "a..b", "sha:abc", "tag:", "a:b", "x.lock", "$(id)"] {
     ///     assert_eq!(PluginRef::of_fragment(fragment), None, "{fragment}");
     /// }
@@ -164,9 +168,9 @@ impl PluginRef {
     }
 }
 
-/// 40 hexadecimal digits, in lower case.
+/// 40 or 64 hexadecimal digits, in lower case.
 fn commit_id(text: &str) -> Option<String> {
-    let digits = text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     digits.then(|| text.to_ascii_lowercase())
 }
 

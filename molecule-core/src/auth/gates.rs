@@ -205,13 +205,17 @@ impl Auth {
     /// 401 with the registry's texts; 500 `auth check failed`.
     pub(crate) async fn own_token_if_any(&self, id: Uuid, headers: &HeaderMap) -> Result<()> {
         let failed = |error: sqlx::Error| Error::internal("auth check failed", error);
+        let unknown = |error: Error| {
+            let cause = anyhow::Error::msg(error.internal_context());
+            Error::internal("auth check failed", cause)
+        };
         let state = store::bootstrap_state(&self.db, id).await.map_err(failed)?;
         if !state.is_some_and(|state| state.has_live_token) {
             return Ok(());
         }
         let bearer = bearer(headers);
         match bearer {
-            Some(bearer) if self.is_own(id, bearer).await? => Ok(()),
+            Some(bearer) if self.is_own(id, bearer).await.map_err(unknown)? => Ok(()),
             _ => Err(refusal(bearer)),
         }
     }

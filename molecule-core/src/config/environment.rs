@@ -27,6 +27,12 @@ pub(super) enum Kind {
     List,
     /// Seconds, written as `1h2m3s`.
     Duration,
+    /// On when it is exactly `true`, off otherwise.
+    OnlyTrue,
+    /// A number above 0; anything else is as good as nothing.
+    Limit,
+    /// Seconds above 0, written as `1h2m3s`; anything else is as good as nothing.
+    LimitDuration,
 }
 
 const fn var(
@@ -302,25 +308,25 @@ pub const ENV_VARS: &[EnvVar] = &[
     var(
         "PLUGIN_INSTALL_BODY_MAX_BYTES",
         "plugins.install_body_max_bytes",
-        Kind::Number,
+        Kind::Limit,
         "largest body of an install request",
     ),
     var(
         "PLUGIN_INSTALL_FETCH_TIMEOUT",
         "plugins.install_timeout_secs",
-        Kind::Duration,
+        Kind::LimitDuration,
         "how long an install may take, such as 5m",
     ),
     var(
         "PLUGIN_INSTALL_MAX_DIR_BYTES",
         "plugins.max_dir_bytes",
-        Kind::Number,
+        Kind::Limit,
         "largest tree of a plugin",
     ),
     var(
         "PLUGIN_ALLOW_UNPINNED",
         "plugins.allow_unpinned",
-        Kind::Bool,
+        Kind::OnlyTrue,
         "let github:// sources without a revision pass",
     ),
     var(
@@ -398,6 +404,11 @@ impl EnvVar {
         self.kind == Kind::AnyText || !text.trim().is_empty()
     }
 
+    /// True when the variable is ignored, with a warning, as long as it makes no sense.
+    pub(super) fn is_lenient(&self) -> bool {
+        matches!(self.kind, Kind::Limit | Kind::LimitDuration)
+    }
+
     /// The value as the configuration file would have it, or what is wrong.
     pub(super) fn read(&self, text: &str) -> Result<Value, String> {
         let trimmed = text.trim();
@@ -424,6 +435,20 @@ impl EnvVar {
                     self.name, self.field
                 )
             }),
+            // No trimming, no other spellings: it switches a check off.
+            Kind::OnlyTrue => Ok(Value::Bool(text == "true")),
+            Kind::Limit => positive(trimmed.parse().ok()).ok_or_else(|| {
+                format!(
+                    "{}: is no whole number above 0 (it sets {})",
+                    self.name, self.field
+                )
+            }),
+            Kind::LimitDuration => positive(seconds(trimmed)).ok_or_else(|| {
+                format!(
+                    "{}: is no time above 0 such as 1h30m or 45s (it sets {})",
+                    self.name, self.field
+                )
+            }),
             Kind::List => Ok(trimmed
                 .split(',')
                 .map(str::trim)
@@ -432,6 +457,10 @@ impl EnvVar {
                 .collect()),
         }
     }
+}
+
+fn positive(number: Option<u64>) -> Option<Value> {
+    number.filter(|number| *number > 0).map(Value::from)
 }
 
 /// Whole seconds of a time such as `1h2m3s`; a bare number is seconds.

@@ -128,12 +128,14 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
         None => Map::new(),
     };
     let file_is_unread = !problems.is_empty();
+    let mut warnings = Vec::new();
     for var in ENV_VARS {
         let Some(text) = sources.env.get(var.name).filter(|text| var.counts(text)) else {
             continue;
         };
         match var.read(text) {
             Ok(value) => put(&mut root, var.field, value),
+            Err(problem) if var.is_lenient() => warnings.push(format!("{problem}; ignored")),
             Err(problem) => problems.push(problem),
         }
     }
@@ -143,6 +145,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     trim_admin_token(&mut config);
     previous_keys_file(&mut config, &mut problems);
     config.hooks.env = sources.env;
+    config.warnings = warnings;
     // What could not be read may well hold what is missed here.
     let unread = problems.clone();
     let missing_for_sure = |problem: &String| {

@@ -63,6 +63,10 @@ pub struct Config {
     pub hooks: HooksSection,
     /// Logs.
     pub log: LogConfig,
+    /// What of the environment makes no sense and was ignored; the log says so when the
+    /// server starts.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 /// A folder path with the default `data`.

@@ -320,3 +320,54 @@ fn a_start_is_given_some_time_between_two_signs_of_progress() {
     let config = load("workspaces:\n  provision_quiet_secs: 1\n", &[DEV]).unwrap();
     assert_eq!(config.workspaces.provision_quiet_secs, 1);
 }
+
+#[test]
+fn limits_of_plugins_that_make_no_sense_in_the_environment_are_ignored_with_a_warning() {
+    for (name, value) in [
+        ("PLUGIN_INSTALL_FETCH_TIMEOUT", "0"),
+        ("PLUGIN_INSTALL_FETCH_TIMEOUT", "0s"),
+        ("PLUGIN_INSTALL_FETCH_TIMEOUT", "1.5m"),
+        ("PLUGIN_INSTALL_FETCH_TIMEOUT", "-5s"),
+        ("PLUGIN_INSTALL_BODY_MAX_BYTES", "-1"),
+        ("PLUGIN_INSTALL_BODY_MAX_BYTES", "0"),
+        ("PLUGIN_INSTALL_MAX_DIR_BYTES", "a lot"),
+    ] {
+        let config = load("", &[DEV, (name, value)]).unwrap();
+        let defaults = super::PluginsConfig::default();
+        assert_eq!(format!("{:?}", config.plugins), format!("{defaults:?}"));
+        let [warning] = &*config.warnings else {
+            panic!("{name}={value}: {:?}", config.warnings);
+        };
+        assert!(warning.starts_with(name), "{warning}");
+    }
+    let config = load("", &[DEV, ("PLUGIN_INSTALL_FETCH_TIMEOUT", "90s")]).unwrap();
+    assert_eq!(config.plugins.install_timeout_secs, 90);
+    assert_eq!(config.warnings, [""; 0]);
+    // The file has no such excuse
+    for field in [
+        "install_timeout_secs",
+        "install_body_max_bytes",
+        "max_dir_bytes",
+    ] {
+        let error = load(&format!("plugins: {{ {field}: 0 }}"), &[DEV]).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    assert!(load("warnings: [x]", &[DEV]).is_err());
+}
+
+#[test]
+fn unpinned_plugins_are_let_in_by_exactly_one_word() {
+    for (value, expected) in [
+        ("true", true),
+        ("TRUE", false),
+        ("1", false),
+        ("yes", false),
+        ("on", false),
+        (" true", false),
+        ("false", false),
+        ("", false),
+    ] {
+        let config = load("", &[DEV, ("PLUGIN_ALLOW_UNPINNED", value)]).unwrap();
+        assert_eq!(config.plugins.allow_unpinned, expected, "{value:?}");
+    }
+}

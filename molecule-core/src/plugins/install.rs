@@ -7,6 +7,7 @@ use super::Plugins;
 use super::deliver::{DeliverOptions, Delivered, Record};
 use super::ground::{OPERATIONS, outcome_of, step};
 use super::pins::{self, Pins};
+use super::room::Room;
 use super::source::SourceRef;
 use super::staging::{StageRequest, Staged, fetch_timed_out};
 use super::store::target;
@@ -14,9 +15,16 @@ use super::track::{Track, UpdateMode};
 use crate::error::{Error, Result};
 
 /// Installs at once: the tree of each of them needs room on the disk of this server.
-pub(super) const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 32;
+/// Those of them that are for one workspace.
+const OF_ONE_WORKSPACE: usize = 4;
 /// Who found no room tries again after this time.
 const RETRY_SECS: u64 = 10;
+
+/// Room for the trees of installs.
+pub(super) fn room() -> Room {
+    Room::new(AT_ONCE, OF_ONE_WORKSPACE)
+}
 
 /// What somebody wants installed.
 pub(super) struct Install {
@@ -95,13 +103,13 @@ impl Plugins {
             options,
         } = install;
         // Until the tree is delivered.
-        let room = tokio::time::timeout_at(deadline, self.room.acquire()).await;
-        let Ok(Ok(_room)) = room else {
+        let room = tokio::time::timeout_at(deadline, self.room.enter(workspace)).await;
+        let Ok(_room) = room else {
             let error = Error::not_now("too many plugins are installed at once");
             return Err(error.retry_after(RETRY_SECS));
         };
         let signature = pins::given(pins.signature.as_deref()).map(str::to_owned);
-        let staged = self.stage_by(deadline, &source, pins).await?;
+        let staged = self.stage_by(deadline, workspace, &source, pins).await?;
         let record = Record {
             source: staged.source.clone(),
             track,
@@ -115,14 +123,21 @@ impl Plugins {
         Ok(Installed { staged, delivered })
     }
 
-    async fn stage_by(&self, deadline: Instant, source: &SourceRef, pins: Pins) -> Result<Staged> {
+    async fn stage_by(
+        &self,
+        deadline: Instant,
+        workspace: Uuid,
+        source: &SourceRef,
+        pins: Pins,
+    ) -> Result<Staged> {
         let began = Instant::now();
         let request = StageRequest {
             source,
             pins,
             expected_name: None,
         };
-        let staged = tokio::time::timeout_at(deadline, self.stage(request)).await;
+        let staging = self.stage_for(workspace, request);
+        let staged = tokio::time::timeout_at(deadline, staging).await;
         step("stage", began);
         staged.unwrap_or_else(|_| Err(fetch_timed_out(source)))
     }

@@ -18,6 +18,7 @@ mod pins;
 mod receipts;
 mod registry;
 mod restart;
+mod room;
 pub(crate) mod routes;
 mod signature;
 mod source;
@@ -33,7 +34,6 @@ pub use self::source::{GitSource, LocalSource};
 use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
-use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::backend::SharedBackend;
@@ -70,7 +70,7 @@ pub(crate) struct Plugins {
     /// Keeps changes of one plugin of one workspace apart.
     doors: Doors,
     /// Room for the trees of installs.
-    room: Arc<Semaphore>,
+    room: Arc<room::Room>,
     sources: Sources,
     staging: Arc<staging::Staging>,
     listing: Arc<registry::Listing>,
@@ -80,6 +80,16 @@ pub(crate) struct Plugins {
 
 impl Plugins {
     pub(crate) fn new(services: Services) -> Self {
+        let limits = &services.config.plugins;
+        tracing::info!(
+            body_bytes = limits.install_body_max_bytes,
+            install_timeout_secs = limits.install_timeout_secs,
+            tree_bytes = limits.max_dir_bytes,
+            tree_entries = limits.max_entries,
+            allow_unpinned = limits.allow_unpinned,
+            require_immutable_ref = limits.require_immutable_ref,
+            "limits of plugins"
+        );
         let staging = Arc::new(staging::Staging::new(&services.config));
         let sweeping = Arc::clone(&staging);
         services
@@ -92,7 +102,7 @@ impl Plugins {
             sources: Sources::new(&services.config, &services.registry),
             services: Arc::new(services),
             doors: Doors::default(),
-            room: Arc::new(Semaphore::new(install::AT_ONCE)),
+            room: Arc::new(install::room()),
             staging,
             listing: Arc::default(),
             downloads: Arc::default(),

@@ -3,7 +3,7 @@
 use molecule_hooks::PluginSource;
 
 use super::manifest::MANIFEST_FILE;
-use super::source::SourceRef;
+use super::source::{LOCAL, SourceRef};
 use crate::config::PluginsConfig;
 use crate::error::{Error, Result};
 use crate::tree::{EntryKind, Tree, TreeDigest};
@@ -14,8 +14,6 @@ pub(super) const STATEMENT_FILE: &str = "manifest.json";
 pub(super) const MAX_STATEMENT_BYTES: u64 = 1024 * 1024;
 /// How much of a pin is repeated to the client.
 const MAX_SHOWN_CHARS: usize = 100;
-/// The operator's own folder: nobody else changes it.
-const LOCAL: &str = "local";
 const GITHUB: &str = "github";
 
 /// What the caller wants the bytes to be. Empty texts are none.
@@ -55,6 +53,7 @@ pub(super) fn check_pinning(
             reference.scheme
         ));
     }
+    // The operator's own folder: nobody else changes it.
     let is_own = reference.scheme == LOCAL;
     if config.require_immutable_ref && !is_own && !source.is_immutable(&reference.spec) {
         let how = match reference.scheme.as_str() {

@@ -37,7 +37,31 @@ type Listed = Option<(Instant, Arc<[RegistryPlugin]>)>;
 
 /// Lists the registry, once for all who ask at one time.
 #[derive(Default)]
-pub(super) struct Listing(tokio::sync::Mutex<Listed>);
+pub(super) struct Listing(Arc<tokio::sync::Mutex<Listed>>);
+
+impl Listing {
+    /// A list that was begun after this call. One that is under way goes on when whoever
+    /// asked for it leaves, and the next waits for it: there is never more than one.
+    async fn newest(
+        &self,
+        list: impl FnOnce() -> Vec<RegistryPlugin> + Send + 'static,
+    ) -> Arc<[RegistryPlugin]> {
+        let asked = Instant::now();
+        let mut listed = Arc::clone(&self.0).lock_owned().await;
+        if let Some((begun, list)) = &*listed
+            && *begun >= asked
+        {
+            return Arc::clone(list);
+        }
+        let listing = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let list: Arc<[RegistryPlugin]> = list().into();
+            *listed = Some((begun, Arc::clone(&list)));
+            list
+        });
+        listing.await.unwrap_or_else(|_| Arc::from([]))
+    }
+}
 
 /// Where the registry is: the configured folder; else `plugins` beside the folder of
 /// templates, if there are folders in it; else `plugins` under the data directory.
@@ -82,19 +106,8 @@ fn has_folders(folder: &Path) -> bool {
 impl Plugins {
     /// The plugins of the registry, by name. None when it cannot be read.
     pub(super) async fn registry(&self) -> Arc<[RegistryPlugin]> {
-        let asked = Instant::now();
-        let mut listed = self.listing.0.lock().await;
-        if let Some((begun, list)) = &*listed
-            && *begun >= asked
-        {
-            return Arc::clone(list);
-        }
-        let begun = Instant::now();
         let folder = RegistryFolder::of(&self.services.config);
-        let list = tokio::task::spawn_blocking(move || list(&folder.find())).await;
-        let list: Arc<[RegistryPlugin]> = list.unwrap_or_default().into();
-        *listed = Some((begun, Arc::clone(&list)));
-        list
+        self.listing.newest(move || list(&folder.find())).await
     }
 
     /// What can stand before `://` of a source, sorted.
@@ -192,6 +205,7 @@ fn open_folder(below: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use std::os::unix::fs::symlink;
 
     fn listed(root: &Path) -> Vec<(String, String)> {
@@ -253,6 +267,26 @@ mod tests {
         assert_eq!(listed(&base.path().join("registry-link")), expected);
         assert_eq!(list(&base.path().join("none")), []);
         assert_eq!(list(&root.join("file")), []);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_does_not_make_room_for_a_second_list() {
+        let listing = Listing::default();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        let first = listing.newest(move || {
+            let _ = (began.send(()), wait.recv());
+            Vec::new()
+        });
+        tokio::select! {
+            _ = first => panic!("it waits"),
+            _ = has_begun => {}
+        }
+        // Its client left; it goes on
+        let second = listing.newest(Vec::new).now_or_never();
+        assert!(second.is_none(), "a second one began");
+        go.send(()).unwrap();
+        assert_eq!(listing.newest(Vec::new).await.len(), 0);
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Supply {
             },
             expected_name: Some(&row.plugin_name),
         };
-        match timeout(limit, self.plugins.stage(request)).await {
+        match timeout(limit, self.plugins.stage_for_start(request)).await {
             Ok(Ok(staged)) => Ok((source, staged)),
             Ok(Err(error)) => {
                 let trouble = match error.kind() {

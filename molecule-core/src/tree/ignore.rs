@@ -367,9 +367,7 @@ mod tests {
             let answers = (0..10_000).map(|_| ignore.covers_within(&effort, &path, || false));
             let answered = answers.take_while(Option::is_some).count();
             let some = &hard[..8];
-            // What needs no comparison costs nothing, and takes no time either
-            assert!(answered < 10_000 || hard.starts_with("a?"), "{some}: {answered}");
-            assert_eq!(effort.is_spent(), answered < 10_000, "{some}");
+            assert!(answered < 10_000 && effort.is_spent(), "{some}: {answered}");
         }
         // What everybody writes is far from it
         let ignore = Ignore::parse("**/*.bak\n**/tests/\n/docs/*.md\n").unwrap();

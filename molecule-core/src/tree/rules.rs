@@ -169,6 +169,9 @@ mod tests {
         assert!(!rules.leave_out(&"a".repeat(255), &|| true).unwrap());
         rules.effort = Effort::new(10_000);
         let refused = (0..1000).find_map(|_| rules.leave_out(&"a".repeat(255), &|| true).err());
-        assert!(matches!(refused, Some(TreeError::TooLarge(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Some(TreeError::TooLarge(_))),
+            "{refused:?}"
+        );
     }
 }

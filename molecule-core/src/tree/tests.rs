@@ -380,11 +380,16 @@ fn an_empty_folder_is_part_of_the_second_digest() {
     let elsewhere = folder(&[("a/b", "1"), ("plugin.yaml", "")]);
     fs::create_dir(elsewhere.path().join("skills")).unwrap();
     assert_ne!(copy(elsewhere.path()).unwrap().digest(), with.digest());
+    assert_eq!(folder_frame("skills"), frame("skills/", false, 0));
     // A file of no bytes is no folder
     let file = folder(&[("a/b", "1"), ("a/skills", ""), ("plugin.yaml", "")]);
     assert_ne!(copy(file.path()).unwrap().digest(), with.digest());
     // What is left out does not count
-    let ignored = folder(&[("a/b", "1"), ("plugin.yaml", ""), (".pluginignore", "skills/")]);
+    let ignored = folder(&[
+        ("a/b", "1"),
+        ("plugin.yaml", ""),
+        (".pluginignore", "skills/"),
+    ]);
     fs::create_dir(ignored.path().join("a/skills")).unwrap();
     assert_eq!(copy(ignored.path()).unwrap().digest(), before);
 }

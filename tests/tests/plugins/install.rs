@@ -349,7 +349,8 @@ async fn requests_are_refused_in_the_order_of_the_contract() {
     for (body, status, error) in [
         (json!({}), 400, missing),
         (json!({ "source": null }), 400, missing),
-        (json!({ "source": "  " }), 400, missing),
+        (json!({ "source": "" }), 400, missing),
+        (json!({ "source": "  " }), 400, "invalid plugin source"),
         (
             json!({ "source": "local://" }),
             400,

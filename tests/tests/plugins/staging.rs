@@ -64,6 +64,10 @@ async fn every_refusal_has_its_answer_and_leaves_nothing() {
         ("test://a b", 400, "invalid plugin source"),
         ("test://unpinned", 422, unpinned),
         ("github://owner/repo", 422, github),
+        // Whether it names a revision is asked before what it names.
+        ("github://owner", 422, github),
+        ("github://owner#v1", 400, "invalid plugin source"),
+        ("test://unpinned x", 422, unpinned),
         (
             "local://nothing-here",
             404,

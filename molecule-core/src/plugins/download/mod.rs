@@ -2,12 +2,13 @@
 
 mod archive;
 mod range;
+mod sending;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_hooks::PluginName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use self::archive::PackError;
 pub(super) use self::range::{Part, lists, part};
 use super::Plugins;
 use super::pins::Pins;
+use super::room::{Held, Room};
 use super::source::SourceRef;
 use super::staging::{INSTALL_FAILED, StageRequest, Staged, fetch_timed_out};
 use super::store::target;
@@ -27,6 +29,8 @@ use crate::store::timestamp;
 
 /// Archives that are on the disk of this server at once, until they are sent.
 const SPOOLED_AT_ONCE: usize = 32;
+/// Those of them that are of one workspace.
+const OF_ONE_WORKSPACE: usize = 4;
 /// Archives that are packed at once: each of them takes a processor.
 const PACKED_AT_ONCE: usize = 2;
 /// How long a download waits for room: those before it may be sent slowly.
@@ -37,14 +41,14 @@ const FAILED: &str = "plugin download failed";
 
 /// Keeps downloads within bounds.
 pub(super) struct Downloads {
-    room: Arc<Semaphore>,
+    room: Room,
     packing: Semaphore,
 }
 
 impl Default for Downloads {
     fn default() -> Self {
         Self {
-            room: Arc::new(Semaphore::new(SPOOLED_AT_ONCE)),
+            room: Room::new(SPOOLED_AT_ONCE, OF_ONE_WORKSPACE),
             packing: Semaphore::new(PACKED_AT_ONCE),
         }
     }
@@ -56,7 +60,7 @@ pub(super) struct Download {
     pub(super) staged: Staged,
     pub(super) archive: Archive,
     /// Given back when the archive was sent.
-    pub(super) room: OwnedSemaphorePermit,
+    pub(super) room: Held,
 }
 
 impl Plugins {
@@ -79,8 +83,8 @@ impl Plugins {
         let local = format!("local://{name}");
         let source = SourceRef::parse(source.unwrap_or(&local))
             .map_err(|_| Error::invalid("invalid plugin source"))?;
-        let room = Arc::clone(&self.downloads.room).acquire_owned();
-        let Ok(Ok(room)) = tokio::time::timeout(WAIT_FOR_ROOM, room).await else {
+        let room = self.downloads.room.enter(workspace);
+        let Ok(room) = tokio::time::timeout(WAIT_FOR_ROOM, room).await else {
             let error = Error::not_now("too many plugins are downloaded at once");
             return Err(error.retry_after(RETRY_SECS));
         };
@@ -89,13 +93,15 @@ impl Plugins {
             pins: Pins::default(),
             expected_name: Some(name.as_str()),
         };
-        let staged = tokio::time::timeout_at(deadline, self.stage(request)).await;
+        let staging = self.stage_for(workspace, request);
+        let staged = tokio::time::timeout_at(deadline, staging).await;
         let staged = staged.unwrap_or_else(|_| Err(fetch_timed_out(&source)));
         let staged = staged.map_err(|error| match error.message() {
             INSTALL_FAILED => error.says(FAILED),
             _ => error,
         })?;
-        let archive = self.pack(&staged).await?;
+        let packed = tokio::time::timeout_at(deadline, self.pack(&staged)).await;
+        let archive = packed.unwrap_or_else(|_| Err(fetch_timed_out(&source)))?;
         Ok(Download {
             staged,
             archive,

@@ -9,8 +9,9 @@ use self::yaml::Node;
 
 /// Name of the file at the root of a plugin.
 pub(super) const MANIFEST_FILE: &str = "plugin.yaml";
-/// A longer manifest is not read.
-pub(super) const MAX_BYTES: usize = 64 * 1024;
+/// A longer manifest is not read: workspaces show the first 64 KiB of theirs, and of
+/// that length nobody knows whether it is whole.
+pub(super) const MAX_BYTES: usize = 64 * 1024 - 1;
 /// More brackets than this are no manifest, and cost a parser more than they are worth.
 const MAX_BRACKETS: usize = 4096;
 
@@ -180,6 +181,11 @@ mod tests {
             assert_eq!(Manifest::parse(bytes), Manifest::default(), "{bytes:?}");
         }
         let long = format!("version: \"1\"\n#{}", "x".repeat(MAX_BYTES));
+        // As a workspace shows one that is longer than what it shows
+        assert_eq!(
+            Manifest::parse(&long.as_bytes()[..64 * 1024]),
+            Manifest::default()
+        );
         assert_eq!(of(&long), Manifest::default());
         assert_eq!(of("version: \"1\"\n---\nversion: \"2\"").version, "1");
         let merged = of("<<: [{author: y}, {author: z, description: d}]\nauthor: x");

@@ -1,6 +1,5 @@
 //! `GET /workspaces/{id}/plugins/{name}/download`.
 
-use std::io::SeekFrom;
 use std::ops::Range;
 
 use axum::body::Body;
@@ -9,7 +8,6 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::StreamExt;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -17,11 +15,10 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use molecule_hooks::PluginName;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::super::Plugins;
 use super::super::download::{Download, Part, lists, part};
 use super::super::track::Track;
 use super::{query, workspace_id};
@@ -31,8 +28,6 @@ use crate::error::Error;
 use crate::http::{ApiResult, ErrorBody, Json};
 use crate::tree::TreeDigest;
 
-/// How much of an archive is in memory at once.
-const PIECE_BYTES: usize = 64 * 1024;
 const DIGEST: HeaderName = HeaderName::from_static("digest");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 const PLUGIN_NAME: HeaderName = HeaderName::from_static("x-plugin-name");
@@ -100,7 +95,7 @@ async fn download_plugin(
     if method == Method::GET && answer.is_sent() {
         app.plugins.record_pull(id, &download.staged, track).await;
     }
-    Ok(answer.send(download).await?)
+    Ok(answer.send(&app.plugins, download))
 }
 
 /// What a client gets.
@@ -131,15 +126,15 @@ impl Answer {
         matches!(self, Self::Bytes(_))
     }
 
-    async fn send(self, download: Download) -> Result<Response, Error> {
+    fn send(self, plugins: &Plugins, download: Download) -> Response {
         let about = about(&download);
         let bytes = download.archive.bytes;
         let range = match self {
-            Self::NotModified => return Ok((StatusCode::NOT_MODIFIED, about).into_response()),
+            Self::NotModified => return (StatusCode::NOT_MODIFIED, about).into_response(),
             Self::Unsatisfiable => {
                 let range = [(CONTENT_RANGE, format!("bytes */{bytes}"))];
                 let body = Json(json!({ "error": "no such range of bytes" }));
-                return Ok((StatusCode::RANGE_NOT_SATISFIABLE, range, body).into_response());
+                return (StatusCode::RANGE_NOT_SATISFIABLE, range, body).into_response();
             }
             Self::Bytes(range) => range,
         };
@@ -157,23 +152,9 @@ impl Answer {
             insert(headers, CONTENT_RANGE, &range);
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
-        *response.body_mut() = body(download, range).await?;
-        Ok(response)
+        *response.body_mut() = Body::from_stream(plugins.send(download, range));
+        response
     }
-}
-
-/// Sends a part of an archive, whose room is free again when that ends.
-async fn body(download: Download, range: Range<u64>) -> Result<Body, Error> {
-    let Download { archive, room, .. } = download;
-    let mut file = tokio::fs::File::from_std(archive.file);
-    let sought = file.seek(SeekFrom::Start(range.start)).await;
-    sought.map_err(|error| Error::internal("plugin download failed", error))?;
-    let file = file.take(range.end - range.start);
-    let pieces = ReaderStream::with_capacity(file, PIECE_BYTES).map(move |piece| {
-        let _until_sent = &room;
-        piece
-    });
-    Ok(Body::from_stream(pieces))
 }
 
 fn tag(download: &Download) -> String {

@@ -141,7 +141,7 @@ fn unreadable(error: &Error) -> Response {
 /// Checks what can be checked before anything is fetched.
 fn wanted(request: InstallRequest) -> Result<Install> {
     let source = request.source.unwrap_or_default();
-    if source.trim().is_empty() {
+    if source.is_empty() {
         return Err(Error::invalid(
             "'source' is required (e.g. \"local://my-plugin\" or \"github://owner/repo\")",
         ));

@@ -12,7 +12,7 @@ use molecule_hooks::{PluginSource, Registry};
 
 pub use self::git::GitSource;
 pub use self::local::LocalSource;
-pub(super) use self::reference::SourceRef;
+pub(super) use self::reference::{LOCAL, SourceRef};
 use super::registry::RegistryFolder;
 use crate::config::Config;
 

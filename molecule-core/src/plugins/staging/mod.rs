@@ -13,6 +13,7 @@ use molecule_hooks::{
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::folder::StagingFolder;
 pub(super) use self::refusal::{INSTALL_FAILED, fetch_timed_out};
@@ -20,14 +21,19 @@ use self::refusal::{fetch_failed, invalid_spec, tree_refused};
 use super::Plugins;
 use super::manifest::{MANIFEST_FILE, MAX_BYTES, Manifest};
 use super::pins::{self, MAX_STATEMENT_BYTES, Pins, STATEMENT_FILE};
+use super::room::Room;
 use super::signature::{self, MAX_SIGNATURE_BYTES, SignatureError, TrustedKey};
-use super::source::SourceRef;
+use super::source::{LOCAL, SourceRef};
 use crate::config::{Config, PluginsConfig, SignaturePolicy};
 use crate::error::{Error, Result};
 use crate::tree::{self, Folder, SIGNATURE_FILE, Tree, TreeError};
 
 /// Plugins that are fetched and checked at once; others wait for their turn.
 const AT_ONCE: usize = 16;
+/// Those of them that one workspace asked for.
+const OF_ONE_WORKSPACE: usize = 4;
+/// The same for workspaces that start, which have little time.
+const AT_ONCE_FOR_STARTS: usize = 8;
 
 /// Which plugin is wanted, and what is known about it already.
 pub(super) struct StageRequest<'a> {
@@ -53,6 +59,8 @@ pub(super) struct Staged {
 pub(super) struct Staging {
     folder: Arc<StagingFolder>,
     turns: Semaphore,
+    shares: Room,
+    start_turns: Semaphore,
     keys: Vec<TrustedKey>,
 }
 
@@ -70,6 +78,8 @@ impl Staging {
         Self {
             folder: Arc::new(StagingFolder::below(&config.data_dir.0)),
             turns: Semaphore::new(AT_ONCE),
+            shares: Room::new(AT_ONCE, OF_ONE_WORKSPACE),
+            start_turns: Semaphore::new(AT_ONCE_FOR_STARTS),
             // Those that are none were refused with the configuration.
             keys: keys.filter_map(|key| TrustedKey::parse(key).ok()).collect(),
         }
@@ -111,19 +121,49 @@ impl Plugins {
     /// Those of the table, and 422 for a tree with something in it that no tree may have,
     /// for a mutable source where the operator wants others, and for a signature.
     pub(super) async fn stage(&self, request: StageRequest<'_>) -> Result<Staged> {
+        self.stage_in(&self.staging.turns, request).await
+    }
+
+    /// As [`stage`](Self::stage), for a request about a workspace, of which others of the
+    /// same workspace may be in the way.
+    pub(super) async fn stage_for(
+        &self,
+        workspace: Uuid,
+        request: StageRequest<'_>,
+    ) -> Result<Staged> {
+        let _share = self.staging.shares.enter(workspace).await;
+        self.stage(request).await
+    }
+
+    /// As [`stage`](Self::stage), for a workspace that starts: no request is in its way.
+    pub(super) async fn stage_for_start(&self, request: StageRequest<'_>) -> Result<Staged> {
+        self.stage_in(&self.staging.start_turns, request).await
+    }
+
+    async fn stage_in(&self, turns: &Semaphore, request: StageRequest<'_>) -> Result<Staged> {
         let (reference, config) = (request.source, &self.services.config.plugins);
         let source = self.sources.get(&reference.scheme).ok_or_else(|| {
             Error::invalid("failed to resolve plugin source")
                 .with("available_schemes", self.sources.schemes())
         })?;
-        (source.check(&reference.spec)).map_err(|error| invalid_spec(reference, &error))?;
+        let well_formed = || {
+            let checked = source.check(&reference.spec);
+            checked.map_err(|error| invalid_spec(reference, &error))
+        };
+        // A bad name is refused before anything else. Of other sources, whether they name
+        // a revision comes first; what makes no sense to them is the client's mistake and
+        // not their failure, so a malformed spec is a 400 and no 502.
+        if reference.scheme == LOCAL {
+            well_formed()?;
+        }
         if !request.pins.skip_pinning {
             pins::check_pinning(config, source.as_ref(), reference)?;
         }
+        well_formed()?;
         let limits = limits(config);
         let fetching = async {
             // Nobody closes it.
-            let turn = self.staging.turns.acquire().await.ok();
+            let turn = turns.acquire().await.ok();
             let folder = self.staging.folder().await?;
             let fetched = fetch(source.as_ref(), reference, &folder, limits).await?;
             Ok::<_, Error>((turn, folder, fetched))

@@ -25,8 +25,10 @@ use crate::git::{CommitId, RefList};
 
 /// What asking for the names of a repository may take.
 const LOOKUP_BOUND: Duration = Duration::from_secs(60);
-/// Look-ups and fetches of one source that run at once; others wait.
-const MAX_AT_ONCE: usize = 16;
+/// Look-ups and fetches of one source that run at once; others wait. More than the server
+/// fetches at once for requests and for starts together, so that the one does not wait for
+/// the other here.
+const MAX_AT_ONCE: usize = 32;
 /// How often a fetch is begun anew because the repository moved meanwhile.
 const ATTEMPTS: usize = 2;
 /// How often a renamed repository is followed.

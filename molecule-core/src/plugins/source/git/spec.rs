@@ -67,7 +67,9 @@ pub(super) fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::GitSource;
     use super::*;
+    use molecule_hooks::PluginSource;
     use proptest::prelude::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -95,6 +97,17 @@ mod tests {
         }
         let url = Repository::parse("acme/rules").unwrap().url("https://h/x");
         assert_eq!(url, "https://h/x/acme/rules.git");
+    }
+
+    #[test]
+    fn a_commit_named_by_sha256_is_one_that_never_moves() {
+        let id = "0123456789abcdef".repeat(4);
+        for spec in [format!("a/b#sha:{id}"), format!("a/b#{id}")] {
+            let revision = Spec::parse(&spec).unwrap().revision;
+            assert_eq!(revision, PluginRef::Commit(id.clone()), "{spec}");
+        }
+        let pinned = GitSource::new("x", "https://h", "/none").pinned_to("a/b#v1", &id);
+        assert_eq!(pinned, format!("a/b#sha:{id}"));
     }
 
     #[test]

@@ -182,3 +182,24 @@ fn names_are_checked_without_looking() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_makes_the_plugin_a_clone_is_neither_copied_nor_counted() {
+    let world = World::new();
+    fs::write(world.plugin().join("plugin.yaml"), "version: '1'").unwrap();
+    let clone = world.plugin().join(".git");
+    fs::create_dir(&clone).unwrap();
+    fs::write(clone.join("pack"), "x".repeat(10_000)).unwrap();
+    symlink("/etc/passwd", clone.join("link")).unwrap();
+    // A worktree has a file of that name
+    fs::create_dir(world.plugin().join("sub")).unwrap();
+    fs::write(world.plugin().join("sub/.git"), "x".repeat(10_000)).unwrap();
+
+    world
+        .fetch(TreeLimits::default().with_bytes(1000))
+        .await
+        .unwrap();
+
+    assert!(world.target().join("plugin.yaml").exists());
+    assert!(!world.target().join(".git").exists() && !world.target().join("sub/.git").exists());
+}
