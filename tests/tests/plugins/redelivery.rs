@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use molecule_core::Event;
 use molecule_core::config::SignaturePolicy;
 use molecule_tests::fake_plugins::PluginCall;
@@ -161,6 +164,52 @@ on_both_engines! {
         assert_eq!(rule(&app, &agent.id).as_deref(), Some("first"));
     }
 
+    async fn what_nobody_knows_to_be_there_is_not_known_after_a_start_either(engine: Engine) {
+        // given a plugin after a delivery that did not end
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf).start().await;
+        let agent = with_plugin(&app, &shelf).await;
+        app.database.execute("UPDATE workspace_plugins SET delivered_to = NULL").await;
+
+        // when a start finds some tree with a marker
+        app.database.execute("UPDATE workspace_plugins SET delivery_error = 'timed_out'").await;
+        restart(&app, &agent.id).await;
+        wait_for_error(&app, &agent.id, Value::Null).await;
+
+        // then that is not taken for the one of the row
+        assert_eq!(count(&app, "delivered_to IS NULL").await, 1);
+    }
+
+    async fn a_start_that_does_not_count_writes_nothing_about_plugins(engine: Engine) {
+        // given a start that waits for a source which hangs
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf)
+            .config(|config| config.workspaces.provision_deadline_secs = 9)
+            .start()
+            .await;
+        let agent = with_plugin(&app, &shelf).await;
+        app.backend.plugins.lose(&agent.id, "careful");
+        shelf.set_fetching_hangs(true);
+        let fetches = shelf.fetches().len();
+        let path = format!("/workspaces/{}/restart", agent.id);
+        assert_eq!(app.post(&path, json!({})).bearer(ADMIN).send().await.status, 200);
+        eventually("it fetches", || async { shelf.fetches().len() > fetches }).await;
+
+        // when another server takes it over
+        let overtaken = "UPDATE workspaces SET provision_epoch = provision_epoch + 1";
+        app.database.execute(overtaken).await;
+        let done = "plugin_redeliveries_total{outcome=\"failed\"}";
+        eventually("the source was given up", || async {
+            app.get("/metrics").send().await.text.contains(done)
+        })
+        .await;
+        let (database, _dir) = app.shutdown().await;
+
+        // then the row says nothing of a start that nobody has
+        let silent = "SELECT count(*) FROM workspace_plugins WHERE delivery_error IS NULL";
+        assert_eq!(database.count(silent).await, 1);
+    }
+
     async fn other_bytes_under_the_same_revision_are_refused(engine: Engine) {
         let shelf = Shelf::default();
         let app = server(engine, &shelf).start().await;
@@ -279,4 +328,75 @@ async fn what_was_let_in_before_needs_no_signature_again() {
 
     assert_eq!(rule(&app, &agent.id).as_deref(), Some("first"));
     wait_for_error(&app, &agent.id, Value::Null).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_hangs_is_no_silence_of_the_start() {
+    let shelf = Shelf::default();
+    let app = server(Engine::Sqlite, &shelf)
+        .config(|config| {
+            config.workspaces.provision_deadline_secs = 18;
+            config.workspaces.provision_timeout_secs = Some(18);
+            config.workspaces.provision_quiet_secs = 4;
+        })
+        .start()
+        .await;
+    app.backend.images.switch_on();
+    let agent = with_plugin(&app, &shelf).await;
+    app.backend.plugins.lose(&agent.id, "careful");
+    shelf.set_fetching_hangs(true);
+
+    restart(&app, &agent.id).await;
+
+    wait_for_error(&app, &agent.id, json!("timed_out")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signature_that_came_with_an_install_must_still_be_good() {
+    // given a plugin whose signature came with the request
+    let shelf = Shelf::default();
+    let pair = Ed25519KeyPair::generate().expect("a key");
+    let key = format!("ed25519:{}", STANDARD.encode(pair.public_key().as_ref()));
+    let enforced = |key: String| {
+        server(Engine::Sqlite, &shelf).config(move |config| {
+            config.plugins.require_signature = SignaturePolicy::Enforce;
+            config.plugins.trusted_keys = vec![key];
+        })
+    };
+    let plain = server(Engine::Sqlite, &shelf).start().await;
+    let agent = with_plugin(&plain, &shelf).await;
+    let digest = plain.backend.plugins.marker(&agent.id, "careful")["tree_sha256"].clone();
+    let digest = digest.as_str().expect("a digest");
+    let signature = STANDARD.encode(pair.sign(digest.as_bytes()).as_ref());
+    let backend = plain.backend.clone();
+    let (database, dir) = plain.shutdown().await;
+    let app = enforced(key)
+        .backend(backend.clone())
+        .start_on(database, dir)
+        .await;
+    let path = format!("/workspaces/{}/plugins", agent.id);
+    let body = json!({
+        "source": "shelf://acme/careful#tag:v1", "signature": signature, "restart": false,
+    });
+    let reply = app.post(&path, body).bearer(ADMIN).send().await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert_eq!(reply.json()["unchanged"], true);
+    assert_eq!(count(&app, "signature IS NOT NULL").await, 1);
+
+    // when the workspace is rebuilt, then it has its plugin
+    app.backend.plugins.lose(&agent.id, "careful");
+    restart(&app, &agent.id).await;
+    assert_eq!(rule(&app, &agent.id).as_deref(), Some("first"));
+    wait_for_error(&app, &agent.id, Value::Null).await;
+
+    // when the key is trusted no more, then it has not
+    let (database, dir) = app.shutdown().await;
+    let app = enforced(A_KEY.to_owned())
+        .backend(backend)
+        .start_on(database, dir)
+        .await;
+    app.backend.plugins.lose(&agent.id, "careful");
+    restart(&app, &agent.id).await;
+    wait_for_error(&app, &agent.id, json!("fetch_failed")).await;
+    assert_eq!(rule(&app, &agent.id), None);
 }

@@ -284,3 +284,65 @@ async fn a_shutdown_ends_a_delivery() {
     eventually("it was told", async || backend.plugins.cancelled() == 1).await;
     installing.abort();
 }
+
+/// Whoever works in a workspace for long does not keep it from restarting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_requested_restart_asks_a_delivery_that_hangs_to_leave() {
+    let app = server(Engine::Sqlite).start().await;
+    put_usual(&app, "careful", "1.0");
+    let agent = agent(&app).await;
+    app.backend.plugins.set_fault(PluginFault::DeliverHangs);
+    let installing = install(
+        &app,
+        &agent.id,
+        json!({ "source": "careful", "restart": false }),
+    );
+    let requesting = async {
+        delivers(&app).await;
+        set(
+            &app,
+            &agent.id,
+            "restart_requested_at = '2026-01-01T00:00:00+00:00'",
+        )
+        .await;
+    };
+    let (installed, ()) = tokio::join!(installing, requesting);
+    installed.assert_error(503, "workspace container not running");
+    eventually("it restarts", async || {
+        app.backend.starts_of(&agent.id).len() == 2
+    })
+    .await;
+}
+
+/// What is only to be written down of a tree that is there is written by one at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_there_follows_something_else_only_in_its_turn() {
+    let app = server(Engine::Sqlite)
+        .config(|config| config.plugins.install_timeout_secs = 1)
+        .start()
+        .await;
+    put_usual(&app, "careful", "1.0");
+    let agent = agent(&app).await;
+    installed(&app, &agent.id, "careful").await;
+    hold(&app, &agent.id, "careful", &in_secs(25)).await;
+    let body = json!({ "source": "careful", "update_mode": "off", "restart": false });
+    let reply = install(&app, &agent.id, body.clone()).await;
+    reply.assert_error(409, "plugin operation already in progress");
+    // What is written already needs no turn.
+    assert_eq!(
+        installed(&app, &agent.id, "careful").await["unchanged"],
+        true
+    );
+    app.database.execute("DELETE FROM plugin_operations").await;
+    let looks = app.backend.plugins.all_calls();
+    let reply = install(&app, &agent.id, body).await;
+    assert_eq!(
+        (reply.status, &reply.json()["unchanged"]),
+        (200, &json!(true))
+    );
+    assert_eq!(
+        app.backend.plugins.all_calls(),
+        looks,
+        "nor does it ask the daemon"
+    );
+}

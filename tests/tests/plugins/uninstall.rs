@@ -129,3 +129,19 @@ async fn plugins_that_are_called_like_routes_can_be_removed() {
     }
     assert!(app.backend.plugins.names(&agent.id).is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stays_recorded_is_not_said_to_be_removed() {
+    let app = server(Engine::Sqlite).start().await;
+    put_usual(&app, "careful", "1.0");
+    let agent = agent(&app).await;
+    installed(&app, &agent.id, "careful").await;
+    let refuse = "CREATE TRIGGER no BEFORE DELETE ON workspace_plugins
+                  BEGIN SELECT RAISE(ABORT, 'no'); END";
+    app.database.execute(refuse).await;
+    let reply = uninstall(&app, &agent.id, "careful").await;
+    reply.assert_error(500, "failed to remove plugin");
+    app.database.execute("DROP TRIGGER no").await;
+    assert_eq!(uninstall(&app, &agent.id, "careful").await.status, 200);
+    assert_eq!(rows(&app, &agent.id, "workspace_plugins").await, 0);
+}

@@ -7,7 +7,8 @@ use molecule_tests::support::{Agent, sql_id, strict};
 use molecule_tests::{ADMIN, Engine, Reply, TestApp, TestAppBuilder, eventually, on_both_engines};
 use serde_json::{Value, json};
 
-use crate::shelf::{Shelf, sha};
+use crate::ground::hold;
+use crate::shelf::{Planted, Shelf, plant, sha};
 
 const QUICK: Duration = Duration::from_millis(150);
 const MANIFEST: &str = "version: '1'\n";
@@ -44,6 +45,17 @@ async fn install_tracked(app: &TestApp, id: &str, name: &str, mode: &str) {
         "source": source, "track": "tag:v1", "update_mode": mode, "restart": false,
     });
     install(app, id, body).await;
+}
+
+/// Installs a plugin at a tag, following another.
+async fn install_tracked_at(app: &TestApp, id: &str, at: &str, track: &str) {
+    let source = format!("shelf://acme/careful#{at}");
+    let body = json!({ "source": source, "track": track, "restart": false });
+    install(app, id, body).await;
+}
+
+fn in_a_minute() -> String {
+    (chrono::Utc::now() + chrono::TimeDelta::seconds(50)).to_rfc3339()
 }
 
 async fn pending(app: &TestApp) -> Vec<Value> {
@@ -189,6 +201,135 @@ on_both_engines! {
         assert_eq!((second.status, second.json()), (409, expected));
         assert_eq!(app.backend.plugins.calls(PluginCall::Deliver), delivered + 1);
         assert_eq!(rule(&app, &agent.id).as_deref(), Some("rule of 2"));
+    }
+
+    async fn an_update_brings_back_nothing_that_was_removed_or_replaced_meanwhile(engine: Engine) {
+        let gone = "workspace_plugins row not found — plugin may have been uninstalled";
+        let changed = "plugin was changed since this update was queued";
+        let moved = format!("UPDATE workspace_plugins SET installed_sha = '{}'", sha('5'));
+        for (meanwhile, status, error) in [
+            ("DELETE FROM workspace_plugins", 404, gone),
+            ("UPDATE workspace_plugins SET tracked_ref = 'tag:v2'", 404, gone),
+            (&moved, 409, changed),
+            ("UPDATE workspace_plugins SET source_raw = 'shelf://other/careful#tag:v1'", 409, changed),
+        ] {
+            // given an update that was fetched, and waits for what another server does
+            let shelf = Shelf::default();
+            let app = server(engine, &shelf).start().await;
+            let (agent, update) = drifted(&app, &shelf).await;
+            hold(&app, &agent.id, "careful", &in_a_minute()).await;
+            let doing = async {
+                eventually("it is fetched", || async {
+                    shelf.fetches().last().is_some_and(|fetch| fetch.ends_with(&sha('2')))
+                })
+                .await;
+                // when that one changes the plugin
+                app.database.execute(meanwhile).await;
+                app.database.execute("DELETE FROM plugin_operations").await;
+            };
+            let (reply, ()) = tokio::join!(apply(&app, &update), doing);
+
+            // then nothing of it is undone
+            let expected = json!({
+                "error": error, "workspace_id": agent.id, "plugin_name": "careful",
+            });
+            assert_eq!((reply.status, reply.json()), (status, expected), "{meanwhile}");
+            assert_eq!(rule(&app, &agent.id).as_deref(), Some("rule of 1"), "{meanwhile}");
+            let rows = "SELECT count(*) FROM workspace_plugins WHERE installed_sha LIKE '2%'";
+            assert_eq!(app.database.count(rows).await, 0, "{meanwhile}");
+            app.shutdown().await;
+        }
+    }
+
+    async fn what_a_plugin_is_told_to_follow_while_it_is_updated_stays(engine: Engine) {
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf).start().await;
+        let (agent, update) = drifted(&app, &shelf).await;
+        app.backend.plugins.set_fault(PluginFault::DeliverSlow(Duration::from_secs(1)));
+        let following = async {
+            eventually("it delivers", || async { app.backend.plugins.delivering() == 1 }).await;
+            let path = format!("/workspaces/{}/plugins/careful", agent.id);
+            let body = json!({ "track": "ref:main", "update_mode": "off" });
+            app.request("PATCH", &path).json(body).bearer(ADMIN).send().await
+        };
+
+        let (applied, followed) = tokio::join!(apply(&app, &update), following);
+
+        assert_eq!((applied.status, followed.status), (200, 200), "{}", applied.text);
+        let row = format!(
+            "SELECT count(*) FROM workspace_plugins WHERE tracked_ref = 'ref:main'
+             AND update_mode = 'off' AND installed_sha = '{}'",
+            sha('2')
+        );
+        assert_eq!(app.database.count(&row).await, 1);
+    }
+
+    async fn what_is_installed_anew_takes_the_update_of_what_was_there_with_it(engine: Engine) {
+        // given an update, and the same plugin installed at a third revision, once and for all
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf).start().await;
+        let (agent, _) = drifted(&app, &shelf).await;
+        shelf.set("acme/careful", "tag:v3", &sha('3'));
+        let body = json!({ "source": "shelf://acme/careful#tag:v3", "restart": false });
+        install(&app, &agent.id, body).await;
+        assert!(pending(&app).await.is_empty());
+
+        // when it follows another tag that means what was pending for the first one
+        shelf.set("acme/careful", "tag:old", &sha('1'));
+        shelf.set("acme/careful", "tag:latest", &sha('2'));
+        install_tracked_at(&app, &agent.id, "tag:old", "tag:v1").await;
+        let first = update(&app).await;
+        assert_eq!(first["tracked_ref"], "tag:v1");
+        install_tracked_at(&app, &agent.id, "tag:old", "tag:latest").await;
+        eventually("the other tag is pending", || async {
+            pending(&app).await.first().is_some_and(|entry| entry["tracked_ref"] == "tag:latest")
+        })
+        .await;
+
+        // then that can be applied
+        let update = update(&app).await;
+        let reply = apply(&app, &update).await;
+        assert_eq!(reply.json()["status"], "applied", "{}", reply.text);
+        assert_eq!(rule(&app, &agent.id).as_deref(), Some("rule of 2"));
+    }
+
+    async fn a_client_that_leaves_does_not_end_an_update(engine: Engine) {
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf).start().await;
+        let (agent, update) = drifted(&app, &shelf).await;
+        app.backend.plugins.set_fault(PluginFault::DeliverSlow(Duration::from_secs(1)));
+        let left = tokio::select! {
+            reply = apply(&app, &update) => Some(reply),
+            () = eventually("it delivers", || async { app.backend.plugins.delivering() == 1 }) => None,
+        };
+        assert!(left.is_none());
+        let closed = "SELECT count(*) FROM plugin_update_queue
+                      WHERE status = 'applied' AND applying_until IS NULL";
+        eventually("the update is closed", || async { app.database.count(closed).await == 1 }).await;
+        assert_eq!(rule(&app, &agent.id).as_deref(), Some("rule of 2"));
+    }
+
+    async fn for_who_does_not_run_nothing_is_fetched_and_for_who_is_gone_nothing_listed(engine: Engine) {
+        let shelf = Shelf::default();
+        let app = server(engine, &shelf).start().await;
+        let (agent, update) = drifted(&app, &shelf).await;
+        let path = format!("/workspaces/{}/pause", agent.id);
+        assert_eq!(app.post(&path, json!({})).bearer(ADMIN).send().await.status, 200);
+        let fetches = shelf.fetches().len();
+        let reply = apply(&app, &update).await;
+        let text = "plugin deliver failed: workspace container not running";
+        let expected = json!({ "error": text, "queue_id": update["id"] });
+        assert_eq!((reply.status, reply.json()), (503, expected));
+        assert_eq!(shelf.fetches().len(), fetches);
+        // nor by itself, however often somebody looks
+        app.database.execute("UPDATE workspace_plugins SET update_mode = 'auto'").await;
+        let before = shelf.lookups_of("acme/careful");
+        eventually("more rounds", || async { shelf.lookups_of("acme/careful") > before + 3 }).await;
+        assert_eq!(shelf.fetches().len(), fetches);
+        assert_eq!(pending(&app).await.len(), 1);
+        let path = format!("/workspaces/{}", agent.id);
+        assert_eq!(app.delete(&path).bearer(ADMIN).send().await.status, 200);
+        assert!(pending(&app).await.is_empty());
     }
 
     async fn what_cannot_be_fetched_stays_pending_and_is_applied_later(engine: Engine) {
@@ -365,4 +506,64 @@ async fn a_skill_that_changed_alone_restarts_nobody() {
         .plugins
         .file(&agent.id, "careful", "skills/look/SKILL.md");
     assert_eq!(file.as_deref(), Some("skill of 2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_round_tries_everything_that_updates_by_itself() {
+    // given more updates than are listed at once, of revisions that nobody gives out
+    let shelf = Shelf::default();
+    let app = server(Engine::Sqlite, &shelf).start().await;
+    let agent = Agent::online(&app, json!({ "name": "one" })).await;
+    let backend = app.backend.clone();
+    let (database, dir) = app.shutdown().await;
+    let once = || {
+        server(Engine::Sqlite, &shelf)
+            .backend(backend.clone())
+            .cadence(|cadence| cadence.plugin_drift = Some(Duration::from_secs(3600)))
+    };
+    let app = once().start_on(database, dir).await;
+    let mut rows = Vec::new();
+    for number in 0..120 {
+        let row = Planted::new(&agent.id, &format!("p{number}"));
+        shelf.set(&format!("acme/p{number}"), "tag:v1", &sha('2'));
+        rows.push(Planted {
+            mode: "auto",
+            ..row
+        });
+    }
+    plant(&app, Engine::Sqlite, &rows).await;
+
+    // when somebody looks once
+    let (database, dir) = app.shutdown().await;
+    let app = once().start_on(database, dir).await;
+
+    let tried = "SELECT count(*) FROM plugin_update_queue WHERE last_error IS NOT NULL";
+    eventually("all were tried", || async {
+        app.database.count(tried).await == 120
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_text_names_neither_an_update_nor_a_plugin() {
+    let shelf = Shelf::default();
+    let app = server(Engine::Sqlite, &shelf).start().await;
+    let agent = Agent::online(&app, json!({ "name": "one" })).await;
+    for decision in ["apply", "dismiss"] {
+        let path = format!("/admin/plugin-updates/%FF/{decision}");
+        let reply = app.request("POST", &path).bearer(ADMIN).send().await;
+        let expected = json!({ "error": "queue entry %FF not found" });
+        assert_eq!((reply.status, reply.json()), (404, expected));
+    }
+    let path = format!("/workspaces/{}/plugins/%FF", agent.id);
+    for body in [json!({}), json!({ "track": 1 })] {
+        let reply = app
+            .request("PATCH", &path)
+            .json(body)
+            .bearer(ADMIN)
+            .send()
+            .await;
+        let expected = json!({ "error": "invalid plugin name" });
+        assert_eq!((reply.status, reply.json()), (400, expected));
+    }
 }
