@@ -380,7 +380,6 @@ impl Wiring {
             config: Arc::clone(&config),
             clock: clock.clone(),
             db: db.clone(),
-            auth: auth.clone(),
             backend: Arc::clone(&backend),
             events: events.clone(),
             leader: leader.clone(),

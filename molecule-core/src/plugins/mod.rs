@@ -35,7 +35,6 @@ use std::sync::Arc;
 
 use molecule_hooks::{Clock, Registry};
 
-use crate::auth::Auth;
 use crate::backend::SharedBackend;
 use crate::config::Config;
 use crate::events::Events;
@@ -52,7 +51,6 @@ pub(crate) struct Services {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
     pub(crate) db: Db,
-    pub(crate) auth: Auth,
     pub(crate) backend: SharedBackend,
     pub(crate) events: Events,
     pub(crate) leader: Leader,

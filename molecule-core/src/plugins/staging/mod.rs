@@ -19,7 +19,6 @@ use self::folder::StagingFolder;
 pub(super) use self::refusal::{INSTALL_FAILED, fetch_timed_out};
 use self::refusal::{fetch_failed, invalid_spec, tree_refused};
 use super::Plugins;
-use super::manifest::{MANIFEST_FILE, MAX_BYTES, Manifest};
 use super::pins::{self, MAX_STATEMENT_BYTES, Pins, STATEMENT_FILE};
 use super::room::Room;
 use super::signature::{self, MAX_SIGNATURE_BYTES, SignatureError, TrustedKey};
@@ -52,7 +51,6 @@ pub(super) struct Staged {
     /// The exact revision, where the source has such a thing.
     pub(super) revision: Option<String>,
     pub(super) tree: Arc<Tree>,
-    pub(super) manifest: Manifest,
 }
 
 /// What staging needs besides the sources.
@@ -67,7 +65,6 @@ pub(super) struct Staging {
 /// A tree with what was read on the way.
 struct Inspected {
     tree: Tree,
-    manifest: Manifest,
     statement: Option<Vec<u8>>,
     signature: Option<Vec<u8>>,
 }
@@ -200,7 +197,6 @@ impl Plugins {
             source: reference.clone(),
             revision: fetched.revision,
             tree: Arc::new(inspected.tree),
-            manifest: inspected.manifest,
         })
     }
 
@@ -305,12 +301,8 @@ fn inspect(
     let signature = read(SIGNATURE_FILE, MAX_SIGNATURE_BYTES as u64);
     let signature = signature.unwrap_or_else(|_| Some(Vec::new()));
     let tree = Tree::copy_while(fetched.path(), into, &limits, wanted)?;
-    let manifest = tree
-        .read(MANIFEST_FILE, MAX_BYTES as u64 + 1)
-        .map_err(|error| TreeError::Io(MANIFEST_FILE.to_owned(), error.kind()))?;
     Ok(Inspected {
         tree,
-        manifest: Manifest::parse(&manifest.unwrap_or_default()),
         statement,
         signature,
     })
