@@ -78,11 +78,6 @@ impl Git<'_> {
     /// environment, which only its owner can read; arguments everybody can.
     pub(crate) fn command(&self, settings: &[(&str, &str)]) -> Command {
         let mut command = Command::new("git");
-        // Or the settings of a repository that our folder happens to lie in would count.
-        let above = std::path::absolute(self.home).ok();
-        if let Some(above) = above.as_deref().and_then(Path::parent) {
-            command.env("GIT_CEILING_DIRECTORIES", above);
-        }
         command
             .env_clear()
             .env("PATH", self.search_path)
@@ -100,6 +95,11 @@ impl Git<'_> {
             // What is missing is an error and no reason to connect anywhere.
             .env("GIT_NO_LAZY_FETCH", "1")
             .current_dir(self.home);
+        // Or the settings of a repository that our folder happens to lie in would count.
+        let above = std::path::absolute(self.home).ok();
+        if let Some(above) = above.as_deref().and_then(Path::parent) {
+            command.env("GIT_CEILING_DIRECTORIES", above);
+        }
         let all = ALWAYS.iter().chain(settings);
         let mut number = 0_usize;
         for (key, value) in all {

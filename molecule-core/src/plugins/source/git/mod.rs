@@ -48,7 +48,7 @@ const MAX_NAMES: usize = 200;
 /// registry.register_source(Arc::new(source));
 /// ```
 ///
-/// Revisions: a tag or branch, `tag:<name>`, `tag:latest`, `sha:<40 digits>`, 40 digits,
+/// Revisions: a tag or branch, `tag:<name>`, `tag:latest`, `sha:<40 or 64 digits>`, the digits,
 /// or none for the default branch. A plugin is called like its repository.
 pub struct GitSource {
     scheme: String,

@@ -27,7 +27,7 @@ impl Spec {
         };
         let revision = revision.ok_or_else(|| {
             let text =
-                "the revision must be a tag, a branch, tag:<name>, tag:latest or sha:<40 digits>";
+                "the revision must be a tag, a branch, tag:<name>, tag:latest or sha:<40 or 64 digits>";
             PluginSourceError::InvalidSpec(text.to_owned())
         })?;
         Ok(Self {
