@@ -1,6 +1,8 @@
 //! [`Files`] on system calls.
 
-use crate::system::{Descriptor, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, call, syscall};
+use crate::system::{
+    Descriptor, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, call, pause, syscall,
+};
 use crate::transaction::{
     EAGAIN, EFBIG, ENAMETOOLONG, ENOENT, Entry, Errno, Files, Kind, MAX_MEMORY_BYTES, Rename,
 };
@@ -13,6 +15,11 @@ const RENAME_EXCHANGE: usize = 2;
 const O_WRONLY: usize = 1;
 const O_CREAT: usize = 0o100;
 const O_EXCL: usize = 0o200;
+const LOCK_EXCLUSIVE: usize = 2;
+const LOCK_AT_ONCE: usize = 4;
+/// How long a lock is waited for: half of the time that the program has.
+const LOCK_TRIES: usize = 120 * 50;
+const LOCK_PAUSE_NANOSECONDS: u64 = 20_000_000;
 /// A device, a FIFO or a terminal must not hold up who opens it.
 const O_READ: usize = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
 
@@ -205,6 +212,19 @@ impl Files for System {
 
     fn open(&self, at: &Descriptor, name: &[u8]) -> Result<Descriptor, Errno> {
         open(at, name, O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
+    }
+
+    fn lock(&self, folder: &Descriptor) -> Result<(), Errno> {
+        for _ in 0..LOCK_TRIES {
+            let how = LOCK_EXCLUSIVE | LOCK_AT_ONCE;
+            // SAFETY: takes numbers.
+            match unsafe { syscall(call::FLOCK, [folder.0, how, 0, 0, 0, 0]) } {
+                Err(EAGAIN) => pause(LOCK_PAUSE_NANOSECONDS),
+                // A file system without locks keeps nobody from working there.
+                _ => return Ok(()),
+            }
+        }
+        Err(EAGAIN)
     }
 
     fn make(&self, at: &Descriptor, name: &[u8]) -> Result<(), Errno> {

@@ -71,6 +71,7 @@ fn operate(arguments: &mut Arguments, said: &mut Said) -> Option<Result<(), Fail
     let configs = arguments.next()?;
     // Whoever called does not wait longer. What ran on would act on what it saw long ago.
     system::end_after(seconds);
+    system::outlive_listeners();
     system::unlink_path(own);
     system::set_umask();
     let files = System;

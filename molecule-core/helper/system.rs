@@ -10,7 +10,10 @@ pub(crate) mod call {
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const MMAP: usize = 9;
     pub(crate) const MUNMAP: usize = 11;
+    pub(crate) const RT_SIGACTION: usize = 13;
+    pub(crate) const NANOSLEEP: usize = 35;
     pub(crate) const SETITIMER: usize = 38;
+    pub(crate) const FLOCK: usize = 73;
     pub(crate) const FSYNC: usize = 74;
     pub(crate) const FCHMOD: usize = 91;
     pub(crate) const FCHOWN: usize = 93;
@@ -28,6 +31,7 @@ pub(crate) mod call {
 /// Numbers of the system calls.
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod call {
+    pub(crate) const FLOCK: usize = 32;
     pub(crate) const MKDIRAT: usize = 34;
     pub(crate) const UNLINKAT: usize = 35;
     pub(crate) const FCHMOD: usize = 52;
@@ -40,7 +44,9 @@ pub(crate) mod call {
     pub(crate) const NEWFSTATAT: usize = 79;
     pub(crate) const FSYNC: usize = 82;
     pub(crate) const EXIT_GROUP: usize = 94;
+    pub(crate) const NANOSLEEP: usize = 101;
     pub(crate) const SETITIMER: usize = 103;
+    pub(crate) const RT_SIGACTION: usize = 134;
     pub(crate) const UMASK: usize = 166;
     pub(crate) const MUNMAP: usize = 215;
     pub(crate) const MMAP: usize = 222;
@@ -180,6 +186,29 @@ pub(crate) fn end_after(seconds: u64) {
     let timer: [u64; 4] = [0, 0, seconds, 0];
     // SAFETY: a `struct itimerval` of two times, each of seconds and parts of them.
     let _ = unsafe { syscall(call::SETITIMER, [0, timer.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
+/// Has the kernel answer a write that nobody reads with an error, instead of ending the
+/// program in the middle of what it does.
+pub(crate) fn outlive_listeners() {
+    const SIGPIPE: usize = 13;
+    const IGNORE: u64 = 1;
+    const SET_BYTES: usize = 8;
+    let action: [u64; 4] = [IGNORE, 0, 0, 0];
+    // SAFETY: a `struct sigaction` of the kernel: what to do, flags, a way back, a set.
+    let _ = unsafe {
+        syscall(
+            call::RT_SIGACTION,
+            [SIGPIPE, action.as_ptr() as usize, 0, SET_BYTES, 0, 0],
+        )
+    };
+}
+
+/// Does nothing for a while.
+pub(crate) fn pause(nanoseconds: u64) {
+    let time: [u64; 2] = [0, nanoseconds];
+    // SAFETY: a `struct timespec`; what is left of it need not be told.
+    let _ = unsafe { syscall(call::NANOSLEEP, [time.as_ptr() as usize, 0, 0, 0, 0, 0]) };
 }
 
 /// Folders that are made are 0755.

@@ -133,6 +133,9 @@ pub(crate) trait Files {
     type Folder;
 
     fn open(&self, at: &Self::Folder, name: &[u8]) -> Result<Self::Folder, Errno>;
+    /// Keeps every other transaction out for as long as the folder is open; waits for
+    /// one that is under way, within bounds.
+    fn lock(&self, folder: &Self::Folder) -> Result<(), Errno>;
     fn make(&self, at: &Self::Folder, name: &[u8]) -> Result<(), Errno>;
     fn look(&self, at: &Self::Folder, name: &[u8]) -> Result<Entry, Errno>;
     /// Calls `each` with every name but `.` and `..`, until it fails.
@@ -194,6 +197,9 @@ impl<F: Files> Roots<F> {
     pub(crate) fn ensure(files: &F, configs: &F::Folder) -> Result<Self, Errno> {
         let plugins = ensure_folder(files, configs, PLUGINS)?;
         let staging = ensure_folder(files, &plugins, STAGING)?;
+        // Before anything is looked at: whoever started another transaction may have
+        // lost sight of it, and not be this server.
+        files.lock(&staging)?;
         let previous = ensure_folder(files, &plugins, PREVIOUS)?;
         Ok(Self {
             plugins,

@@ -100,8 +100,9 @@ fn exchange<F: Files>(
             _ => Rename::NoReplace,
         };
         match files.rename(new, live, how) {
-            Ok(()) => return confirm(files, roots, name, staged, identity, how),
-            Err(EINVAL | ENOSYS) => return step_by_step(files, roots, name, staged),
+            Ok(()) if is_at(files, live, identity) => return Ok(()),
+            Ok(()) => return Err(taken_back(ESTALE, files.rename(live, new, how))),
+            Err(EINVAL | ENOSYS) => return step_by_step(files, roots, name, staged, identity),
             Err(errno @ (ENOENT | EEXIST)) => last = errno,
             Err(errno) => return Err(Step::Exchange.failed(errno)),
         }
@@ -110,26 +111,11 @@ fn exchange<F: Files>(
 }
 
 /// Looks whether what has the place is what was verified; an agent may have put
-/// something else under the staged name. Then everything is as it was.
-fn confirm<F: Files>(
-    files: &F,
-    roots: &Roots<F>,
-    name: &[u8],
-    staged: &[u8],
-    identity: (u64, u64),
-    how: Rename,
-) -> Result<(), Failed> {
-    let live = (&roots.plugins, name);
-    match files.look(live.0, live.1) {
-        Ok(entry) if entry.identity == identity => return Ok(()),
-        _ => {}
-    }
-    let back = match how {
-        Rename::Exchange => Rename::Exchange,
-        _ => Rename::NoReplace,
-    };
-    let undone = files.rename(live, (&roots.staging, staged), back);
-    Err(taken_back(ESTALE, undone))
+/// something else under the staged name. Then everything is to be as it was.
+fn is_at<F: Files>(files: &F, live: (&F::Folder, &[u8]), identity: (u64, u64)) -> bool {
+    files
+        .look(live.0, live.1)
+        .is_ok_and(|entry| entry.identity == identity)
 }
 
 /// Without an exchange in one step: the old tree is put aside, and for a moment there is
@@ -139,8 +125,10 @@ fn step_by_step<F: Files>(
     roots: &Roots<F>,
     name: &[u8],
     staged: &[u8],
+    identity: (u64, u64),
 ) -> Result<(), Failed> {
     let live = (&roots.plugins, name);
+    let new = (&roots.staging, staged);
     let aside = (&roots.previous, staged);
     let had = match files.rename(live, aside, Rename::Plain) {
         Ok(()) => true,
@@ -148,7 +136,15 @@ fn step_by_step<F: Files>(
         Err(errno) => return Err(Step::Snapshot.failed(errno)),
     };
     // Neither into a folder nor over one that holds anything.
-    if let Err(errno) = files.rename((&roots.staging, staged), live, Rename::Plain) {
+    let moved = match files.rename(new, live, Rename::Plain) {
+        Ok(()) if is_at(files, live, identity) => Ok(()),
+        Ok(()) => match files.rename(live, new, Rename::Plain) {
+            Ok(()) => Err(ESTALE),
+            Err(rollback) => return Err(taken_back(ESTALE, Err(rollback))),
+        },
+        Err(errno) => Err(errno),
+    };
+    if let Err(errno) = moved {
         let undone = match had {
             true => files.rename(aside, live, Rename::Plain),
             false => Ok(()),

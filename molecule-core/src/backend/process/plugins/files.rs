@@ -95,6 +95,11 @@ impl Files for Native {
         ))
     }
 
+    fn lock(&self, _: &OwnedFd) -> Call<()> {
+        // This server alone works here, and never loses sight of what it does.
+        Ok(())
+    }
+
     fn make(&self, at: &OwnedFd, name: &[u8]) -> Call<()> {
         done(rustix::fs::mkdirat(
             at,

@@ -28,6 +28,8 @@ struct Faulty {
     then: Then,
     /// A system that can neither exchange in one step nor write all through at once.
     plain: bool,
+    /// What the agent does right before the staged tree is moved.
+    meanwhile: Cell<Option<Box<dyn FnOnce()>>>,
 }
 
 /// What happens after the calls that work.
@@ -47,6 +49,7 @@ impl Faulty {
             good: Cell::new(usize::MAX),
             then: Then::Once,
             plain: false,
+            meanwhile: Cell::default(),
         }
     }
 
@@ -75,6 +78,9 @@ impl Files for Faulty {
     fn open(&self, at: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
         self.call(|| Native.open(at, name))
     }
+    fn lock(&self, folder: &OwnedFd) -> Result<(), Errno> {
+        self.call(|| Native.lock(folder))
+    }
     fn make(&self, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
         self.call(|| Native.make(at, name))
     }
@@ -99,7 +105,12 @@ impl Files for Faulty {
         }
         self.call(|| match how {
             Rename::Exchange | Rename::NoReplace if self.plain => Err(EINVAL),
-            how => Native.rename(from, to, how),
+            how => {
+                if let Some(act) = self.meanwhile.take() {
+                    act();
+                }
+                Native.rename(from, to, how)
+            }
         })
     }
     fn unlink(&self, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
@@ -249,6 +260,7 @@ fn at_every_call(mut check: impl FnMut(&Faulty) -> World) {
                 good: Cell::new(good),
                 then,
                 plain,
+                meanwhile: Cell::default(),
             };
             let world = check(&files);
             drop(world);
@@ -414,6 +426,39 @@ fn what_is_not_what_was_sent_gets_no_place() {
             let kept = world.is_whole("plugins/demo", "old");
             assert_eq!(kept, old, "{what}");
             assert_eq!(world.hidden(), [""; 0], "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_verified_gets_no_place() {
+    for plain in [false, true] {
+        for old in [true, false] {
+            // Given an agent that puts something else under the staged name at last
+            let world = World::new();
+            if old {
+                world.tree("plugins/demo", "old");
+            }
+            let size = world.stage("new");
+            world.tree("other", "bad");
+            let staged = world.path(&format!("plugins/.staging/demo{SUFFIX}"));
+            let (other, away) = (world.path("other"), world.path("away"));
+            let act = move || {
+                fs::rename(&staged, away).unwrap();
+                fs::rename(other, staged).unwrap();
+            };
+            let files = Faulty {
+                plain,
+                meanwhile: Cell::new(Some(Box::new(act))),
+                ..Faulty::none()
+            };
+
+            // Then everything is as it was
+            let failed = world.swap(&files, size).unwrap_err();
+            assert_eq!(failed.step, Step::Exchange, "{plain} {failed:?}");
+            assert_eq!(world.is_whole("plugins/demo", "old"), old, "{plain}");
+            assert_eq!(world.content("plugins/demo").is_some(), old, "{plain}");
+            assert_eq!(world.hidden(), [""; 0], "{plain}");
         }
     }
 }
