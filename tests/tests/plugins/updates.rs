@@ -555,7 +555,8 @@ async fn what_is_no_text_names_neither_an_update_nor_a_plugin() {
         let expected = json!({ "error": "queue entry %FF not found" });
         assert_eq!((reply.status, reply.json()), (404, expected));
     }
-    let path = format!("/workspaces/{}/plugins/%FF", agent.id);
+    // A name is looked at before the body.
+    let path = format!("/workspaces/{}/plugins/a..b", agent.id);
     for body in [json!({}), json!({ "track": 1 })] {
         let reply = app
             .request("PATCH", &path)
