@@ -198,7 +198,8 @@ impl FakePlugins {
             let has_it = self.state(|state| {
                 let folders = state.workspaces.entry(id).or_default();
                 let folder = folders.get(&wanted.name);
-                folder.is_some_and(|folder| folder.marker.is_some())
+                let marker = folder.and_then(|folder| folder.marker.as_deref());
+                marker.is_some_and(|marker| wanted.is_met_by(marker))
             });
             let result = match has_it {
                 true => SupplyResult::Present,

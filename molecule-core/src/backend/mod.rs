@@ -35,7 +35,7 @@ pub use images::{ImageDigest, ImageRequest, ImageUser, Images, KNOWN_RUNTIMES, O
 pub use plugins::{
     DeliveryError, InstalledFile, InstalledPlugin, MARKER_FILE, PLUGINS_FOLDER, PREVIOUS_FOLDER,
     PluginDelivery, PluginRemoval, PluginSupplies, PluginSupply, PluginTarget, Plugins,
-    STAGING_FOLDER, SupplyResult, WantedPlugin,
+    RestoredListener, STAGING_FOLDER, SupplyResult, WantedPlugin,
 };
 pub use process::ProcessBackend;
 pub use progress::{Phase, Progress, Step};

@@ -3,6 +3,7 @@
 mod deliveries;
 mod owned;
 mod report;
+mod seeding;
 pub(super) mod transaction;
 
 use std::fmt;
@@ -16,7 +17,8 @@ use uuid::Uuid;
 
 pub(super) use self::deliveries::{Deliveries, UnderWay};
 pub(super) use self::owned::{Ledger, doomed_skills};
-pub(super) use self::report::{Told, marker_bytes};
+pub(super) use self::report::{MARKER_BYTES, Told, marker_bytes};
+pub(super) use self::seeding::{deadline, with_signs};
 use super::{BackendError, InstanceRef, Progress};
 use crate::tree::Tree;
 
@@ -86,7 +88,14 @@ pub trait PluginTarget: Send + Sync {
     /// # Errors
     /// [`DeliveryError`].
     async fn repair(&self, instance: &InstanceRef) -> Result<Vec<PluginName>, DeliveryError>;
+
+    /// From now on `listener` is told whenever plugins come back in a workspace whose
+    /// agent runs already, and nobody asked for a repair. The first one stays.
+    fn on_restored(&self, _listener: RestoredListener) {}
 }
+
+/// Told the workspace. Must not block.
+pub type RestoredListener = Box<dyn Fn(Uuid) + Send + Sync>;
 
 /// A tree for a workspace.
 #[derive(Debug, Clone)]
@@ -173,6 +182,12 @@ pub trait PluginSupply: Send + Sync {
     /// A text for the log.
     async fn delivery(&self, plugin: &PluginName) -> Result<PluginDelivery, String>;
 
+    /// What looking for all of them and bringing what is missing may take, if a backend
+    /// would take longer by itself. Asked when that begins.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
     /// Told once for each wanted plugin.
     fn done(&self, plugin: &PluginName, result: SupplyResult);
 
@@ -186,12 +201,27 @@ pub trait PluginSupply: Send + Sync {
 pub struct WantedPlugin {
     /// Its name.
     pub name: PluginName,
+    /// Digest of the tree that it should be, as its marker says it; any will do
+    /// without one.
+    pub tree_sha256: Option<String>,
+}
+
+impl WantedPlugin {
+    /// True when what has this marker is what is wanted.
+    pub fn is_met_by(&self, marker: &[u8]) -> bool {
+        let Some(wanted) = &self.tree_sha256 else {
+            return true;
+        };
+        let marker: Option<serde_json::Value> = serde_json::from_slice(marker).ok();
+        let said = marker.as_ref().and_then(|marker| marker.get("tree_sha256"));
+        said.and_then(serde_json::Value::as_str) == Some(wanted)
+    }
 }
 
 /// What became of a plugin when its workspace started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SupplyResult {
-    /// It was there.
+    /// It was there, as it should be.
     Present,
     /// It was delivered again.
     Delivered,

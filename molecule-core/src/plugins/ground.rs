@@ -1,6 +1,7 @@
 //! The ground on which plugins come and go: a running workspace, for as long as nothing
 //! else happens to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -138,6 +139,27 @@ impl Plugins {
                 false
             }
         }
+    }
+
+    /// From now on an agent restarts that began without a plugin which came back.
+    pub(super) fn restart_what_is_restored(&self) {
+        let Some(target) = self.services.backend.plugins() else {
+            return;
+        };
+        // The backend is among the services.
+        let services = Arc::downgrade(&self.services);
+        target.on_restored(Box::new(move |workspace| {
+            let Some(services) = services.upgrade() else {
+                return;
+            };
+            let own = Arc::clone(&services);
+            services.supervisor.spawn("plugin-restored", async move {
+                let requested = own.workspaces.request_plugin_restart(workspace, Duration::ZERO);
+                if let Err(error) = requested.await {
+                    tracing::error!(workspace.id = %workspace, ?error, "restart for a plugin that came back could not be requested");
+                }
+            });
+        }));
     }
 
     /// For the log.

@@ -110,6 +110,7 @@ impl Plugins {
 
     /// Takes over what an earlier run left.
     pub(crate) async fn start(&self) -> sqlx::Result<()> {
+        self.restart_what_is_restored();
         if let Db::Sqlite(_) = self.services.db {
             // Nobody else can be working on this file: no operation is alive.
             store::locks::forget_all(&self.services.db).await?;

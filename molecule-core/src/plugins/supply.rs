@@ -128,7 +128,10 @@ impl Supply {
             return;
         };
         match self.plugins.gate(self.workspace, &name).await {
-            Ok(()) => self.wanted.push(WantedPlugin { name: name.clone() }),
+            Ok(()) => self.wanted.push(WantedPlugin {
+                name: name.clone(),
+                tree_sha256: row.tree_sha256.clone(),
+            }),
             Err(error) => {
                 tracing::warn!(
                     workspace.id = %self.workspace, plugin.name = %name, error = error.message(),
@@ -284,6 +287,10 @@ impl PluginSupply for Supply {
             self.fates().entry(plugin.clone()).or_default().trouble = Some(trouble);
             format!("{}: {text}", trouble.as_str())
         })
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(self.limit)
     }
 
     fn done(&self, plugin: &PluginName, result: SupplyResult) {

@@ -455,3 +455,61 @@ async fn a_container_killed_at_any_moment_has_a_whole_plugin_when_it_runs_again(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_still_run_is_not_cleaned_up_after() {
+    // Given a program that runs although nobody hears of its end
+    let Some(world) = World::new(Kind::Program).await else {
+        return;
+    };
+    world.deliver("demo", OLD).await.expect("a delivery");
+    let proxy = &world.docker().proxy;
+    proxy.add(Rule::once(Method::POST, START, 0, Fault::Cut));
+    let second = Rule::once(Method::POST, EXEC, 1, Fault::Cut);
+    let second_exec = second.reached();
+    proxy.add(second);
+    let again = Rule::once(Method::PUT, UPLOAD, 1, Fault::Cut);
+    let second_upload = again.reached();
+    proxy.add(again);
+
+    world.deliver("demo", NEW).await.expect_err("it is lost");
+
+    // Then nothing is done to what it works on
+    proxy.clear();
+    for reached in [second_exec, second_upload] {
+        let reached = tokio::time::timeout(Duration::ZERO, reached.notified()).await;
+        reached.expect_err("another call was made");
+    }
+    let hidden = world.hidden().await;
+    assert!(
+        hidden
+            .iter()
+            .any(|entry| entry.starts_with(".staging/demo.")),
+        "{hidden:?}"
+    );
+    world.assert_is("demo", OLD).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_left_that_died_is_put_right_at_once() {
+    // Given a program that ends without a word, after it put the old tree aside
+    let Some(world) = World::new(Kind::Program).await else {
+        return;
+    };
+    world.deliver("demo", OLD).await.expect("a delivery");
+    let proxy = &world.docker().proxy;
+    let died = Fault::Edit("\"swap\"", "\"end\"");
+    proxy.add(Rule::once(Method::POST, EXEC, 0, died));
+    let plugins = world.path().await.join("plugins");
+    let delivered = meanwhile(&world, (Method::POST, START), |staged| async move {
+        let name = staged.rsplit('/').next().expect("a name");
+        let aside = plugins.join(".previous").join(name);
+        std::fs::rename(plugins.join("demo"), aside).expect("the old tree");
+    });
+
+    // Then the old one is back, and nothing is left of the new one
+    let error = delivered.await.expect_err("it died");
+    assert_eq!(step_of(&error), "run", "{error}");
+    world.assert_is("demo", OLD).await;
+    assert_eq!(world.hidden().await, [""; 0]);
+}

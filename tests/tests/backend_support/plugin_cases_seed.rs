@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bollard::query_parameters::StartContainerOptions;
+use futures_util::StreamExt;
 use hyper::Method;
 use molecule_core::backend::{
     PluginDelivery, PluginSupply, Plugins, StartSpec, SupplyResult, WantedPlugin,
@@ -32,7 +34,10 @@ struct Supply {
 impl Supply {
     fn of(wanted: &[&str], trees: &[&str]) -> Arc<Self> {
         let tree = |plugin: &&str| ((*plugin).to_owned(), delivery(plugin, FILES));
-        let wanted = wanted.iter().map(|text| WantedPlugin { name: name(text) });
+        let wanted = wanted.iter().map(|text| WantedPlugin {
+            name: name(text),
+            tree_sha256: None,
+        });
         Arc::new(Self {
             wanted: wanted.collect(),
             trees: trees.iter().map(tree).collect(),
@@ -281,4 +286,80 @@ async fn what_a_crash_left_is_put_right_at_the_next_start_docker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_left_is_put_right_at_the_next_start_process() {
     repaired_at_start(Kind::Process).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_is_put_right_whoever_starts_the_container() {
+    // Given a container that ended in the middle of a delivery
+    for kind in [Kind::Program, Kind::Shell] {
+        let Some(world) = World::new(kind).await else {
+            return;
+        };
+        world.deliver("demo", FILES).await.expect("a delivery");
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        world.target().on_restored(Box::new(move |workspace| {
+            let _ = told.send(workspace);
+        }));
+        let mut changes = world.backend.changes().expect("a backend that tells");
+        let listening = tokio::spawn(async move { while changes.next().await.is_some() {} });
+        world.docker().kill_compute(world.spec.workspace_id).await;
+        let plugins = world.path().await.join("plugins");
+        let aside = plugins.join(".previous/demo.20260101T000000Z-0123abcd");
+        std::fs::rename(plugins.join("demo"), aside).expect("the old tree");
+
+        // When the daemon starts it by itself
+        let docker = &world.docker().docker;
+        let started = docker.start_container(&world.container(), None::<StartContainerOptions>);
+        started.await.expect("a start");
+
+        // Then the plugin comes back, and that is told
+        let told = tokio::time::timeout(std::time::Duration::from_secs(60), heard.recv());
+        assert_eq!(told.await.expect("in time"), Some(world.spec.workspace_id));
+        world.assert_is("demo", FILES).await;
+        world.backend.shutdown().await;
+        let _ = listening.await;
+    }
+}
+
+async fn another_tree_is_replaced(kind: Kind) {
+    // Given a workspace that should have one tree
+    let supply = Supply::of(&["demo"], &["demo"]);
+    let mut supply = Arc::try_unwrap(supply).unwrap_or_else(|_| panic!("the only one"));
+    let marker = r#"{"version":1,"tree_sha256":"ab"}"#;
+    supply.wanted[0].tree_sha256 = Some("ab".to_owned());
+    supply.trees.get_mut("demo").expect("it").marker = marker.into();
+    let supply = Arc::new(supply);
+    let spec = StartSpec {
+        plugins: Plugins::of(Arc::clone(&supply) as Arc<dyn PluginSupply>),
+        ..spec()
+    };
+    let Some(mut world) = World::with(kind, spec).await else {
+        return;
+    };
+    assert_eq!(supply.results(), [told("demo", SupplyResult::Delivered)]);
+    world.restart().await;
+    assert_eq!(supply.results(), [told("demo", SupplyResult::Present)]);
+
+    // When it has another one, or nobody can say which
+    for other in [r#"{"tree_sha256":"cd"}"#, "{}", ""] {
+        world.write("plugins/demo/.complete", other).await;
+        world.write("plugins/demo/other", "x").await;
+        world.restart().await;
+
+        // Then it gets the right one
+        assert_eq!(supply.results(), [told("demo", SupplyResult::Delivered)]);
+        let content = world.content("demo").await;
+        assert_eq!(content.len(), FILES.len() + 1, "{content:?}");
+        assert!(content.contains(&(".complete".to_owned(), marker.to_owned())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tree_than_the_wanted_one_is_replaced_docker() {
+    another_tree_is_replaced(Kind::Program).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tree_than_the_wanted_one_is_replaced_process() {
+    another_tree_is_replaced(Kind::Process).await;
 }

@@ -49,7 +49,7 @@ pub(crate) struct World {
 
 /// What the script needs.
 const COMMANDS: &[&str] = &[
-    "sh", "cat", "chmod", "dd", "find", "mkdir", "mv", "rm", "sync", "tr", "wc",
+    "sh", "cat", "chmod", "dd", "find", "mkdir", "mv", "rm", "sleep", "sync", "tr", "wc",
 ];
 
 /// A tree of files: path, content, executable.

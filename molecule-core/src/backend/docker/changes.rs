@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::daemon::CallError;
-use super::{Inner, names};
+use super::{Inner, names, plugins};
 use crate::backend::scrub::Scrubber;
 use crate::backend::{Change, Changes};
 
@@ -191,7 +191,14 @@ impl Watch {
         if let Some(nanos) = nanos {
             self.mark = Some(Mark(nanos));
         }
-        self.ready.extend(change_of(event, &self.inner.instance));
+        let change = change_of(event, &self.inner.instance);
+        // The daemon starts by itself what ended in the middle of a delivery.
+        if let Some(Change::Started(workspace)) = &change
+            && let Some(container) = event.actor.as_ref().and_then(|actor| actor.id.clone())
+        {
+            plugins::repair_later(&self.inner, *workspace, container);
+        }
+        self.ready.extend(change);
     }
 
     /// The connection ended, or was never made.

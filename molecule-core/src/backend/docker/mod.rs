@@ -26,12 +26,13 @@ mod transport;
 mod upload;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::models::{ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -44,12 +45,16 @@ use super::plugins::Deliveries;
 use super::scrub::Scrubber;
 use super::{
     BackendError, BackendKind, Changes, Console, Fact, Images, Instance, InstanceRef, Liveness,
-    ManagedInstance, PluginTarget, StartSpec, Terminal, WorkspaceBackend, platform_env,
+    ManagedInstance, PluginTarget, RestoredListener, StartSpec, Terminal, WorkspaceBackend,
+    platform_env,
 };
 use crate::config::backend::DockerConfig;
 
 /// What starts that are under way get to take back their work at shutdown.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(20);
+
+/// Containers whose plugins are repaired at once after they were started.
+const REPAIRS_AT_ONCE: usize = 4;
 
 /// Runs workspaces as containers.
 pub struct DockerBackend {
@@ -65,6 +70,10 @@ struct Inner {
     images: image::State,
     builds: build::Builds,
     deliveries: Deliveries,
+    /// Room for repairs of plugins that nobody waits for.
+    repairs: Semaphore,
+    /// Hears of plugins that came back.
+    restored: OnceLock<RestoredListener>,
     /// What runs in the background, and what ends it.
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -112,6 +121,8 @@ impl DockerBackend {
                 daemon,
                 builds,
                 deliveries: Deliveries::default(),
+                repairs: Semaphore::new(REPAIRS_AT_ONCE),
+                restored: OnceLock::new(),
                 tasks: starts.clone(),
                 closing: closing.clone(),
             }),

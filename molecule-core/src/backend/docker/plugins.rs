@@ -18,6 +18,8 @@ mod program;
 mod remove;
 mod seed;
 mod staged;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -34,7 +36,9 @@ use super::objects::{self, Found};
 use super::{DockerBackend, Inner, names};
 use crate::backend::plugins::{InstalledFile, InstalledPlugin, PluginRemoval};
 use crate::backend::scrub::Scrubber;
-use crate::backend::{BackendError, DeliveryError, InstanceRef, PluginDelivery, PluginTarget};
+use crate::backend::{
+    BackendError, DeliveryError, InstanceRef, PluginDelivery, PluginTarget, RestoredListener,
+};
 
 /// What is being done, in errors.
 const OPERATION: &str = "plugins";
@@ -101,6 +105,11 @@ impl PluginTarget for DockerBackend {
         };
         self.own(work, self.closing.child_token(), &CancellationToken::new())
             .await
+    }
+
+    fn on_restored(&self, listener: RestoredListener) {
+        // Whoever was named first stays.
+        let _ = self.inner.restored.set(listener);
     }
 }
 

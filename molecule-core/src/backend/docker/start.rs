@@ -163,7 +163,7 @@ impl Start {
         };
         let bringing = async {
             if let Some(supply) = self.spec.plugins.supply() {
-                seeding.run(&**supply).await;
+                seeding.run(supply).await;
             }
             !new && plugins::are_there(&self.inner.daemon, container).await
         };

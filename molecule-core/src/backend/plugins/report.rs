@@ -13,7 +13,7 @@ const GREETING: &[u8] = b"molecule-plugins 1\n";
 /// Longest line, with some room.
 const MAX_LINE: usize = 1024;
 /// How much of a marker is told; the helper program and the script have the same.
-const MARKER_BYTES: usize = 4 * 1024;
+pub(in crate::backend) const MARKER_BYTES: usize = 4 * 1024;
 const MANIFEST_BYTES: usize = 64 * 1024;
 
 /// Room for the beginnings of a manifest and a marker.

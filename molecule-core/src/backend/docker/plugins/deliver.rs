@@ -7,13 +7,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::super::Inner;
-use super::program::{Operation, Program, unreadable};
+use super::leftovers;
+use super::program::{Fate, NotDone, Operation, Program, unreadable};
 use super::staged::{Stage, measure};
 use super::{running, step_failed};
 use crate::backend::plugins::{Told, UnderWay};
 use crate::backend::{BackendError, DeliveryError, PluginDelivery};
 
-/// What cleaning up after a failure may take.
+/// What cleaning up after a failure may take, and what a repair may.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One upload, one exec. Can be cancelled as long as only files are brought; the exec is
@@ -30,10 +31,13 @@ pub(super) async fn run(
     let name = delivery.name.clone();
     let (entries, bytes) = measure(&delivery);
     let staged = format!("{name}{}", under_way.suffix());
+    let own = name.clone();
     let delivered = async {
         let turn = tokio::select! {
             biased;
-            () = cancel.cancelled() => return Err(BackendError::Cancelled.into()),
+            () = cancel.cancelled() => {
+                return Err(DeliveryError::from(BackendError::Cancelled).into());
+            }
             staged = stage(&program, delivery, &under_way) => staged?,
         };
         let swap = Operation::Swap {
@@ -46,16 +50,33 @@ pub(super) async fn run(
         drop(turn);
         told
     };
-    let told: Result<Told, DeliveryError> = delivered.await;
-    match &told {
-        Ok(told) => told.log(workspace),
-        Err(error) if leaves_something(error) => {
-            let discard = program.discard(vec![staged]);
-            let _ = timeout(DISCARD_TIMEOUT, discard).await;
+    let told: Result<Told, NotDone> = delivered.await;
+    let not_done = match told {
+        Ok(told) => {
+            told.log(workspace);
+            return Ok(());
         }
-        Err(_) => {}
+        Err(not_done) => not_done,
+    };
+    if leaves_something(&not_done) {
+        let discard = program.discard(vec![staged], not_done.fate == Fate::Died);
+        let _ = timeout(DISCARD_TIMEOUT, discard).await;
     }
-    told.map(|_| ())
+    let NotDone { error, fate } = not_done;
+    let is_absent = matches!(error, DeliveryError::Absent { .. });
+    if !is_absent && fate != Fate::Died {
+        return Err(error);
+    }
+    // The old tree may be among the previous ones, with nothing in its place.
+    let repair = leftovers::repair_with(&program, &under_way, workspace);
+    let repaired = timeout(DISCARD_TIMEOUT, repair).await;
+    Err(match (repaired, error) {
+        (Ok(Ok(restored)), DeliveryError::Absent { reason, .. }) if restored.contains(&own) => {
+            let step = "exchange";
+            DeliveryError::Step { step, reason }
+        }
+        (_, error) => error,
+    })
 }
 
 /// Uploads the tree and waits for the turn to do the rest.
@@ -77,9 +98,11 @@ async fn stage(
     }
 }
 
-/// False when what was staged was removed, or may be needed, where it failed.
-fn leaves_something(error: &DeliveryError) -> bool {
-    match error {
+/// False when what was staged was removed, or may be needed, where it failed, or by what
+/// may still run: deleting it then could delete a tree that just got its place.
+fn leaves_something(not_done: &NotDone) -> bool {
+    match &not_done.error {
+        _ if not_done.fate == Fate::MayGoOn => false,
         DeliveryError::Step { step, .. } => matches!(*step, "stage" | "run" | "roots"),
         DeliveryError::Absent { .. } => false,
         _ => true,

@@ -12,10 +12,12 @@ use super::super::Inner;
 use super::super::container::CONFIG_PATH;
 use super::super::daemon::{CallError, Daemon};
 use super::failed;
-use super::files::is_empty;
+use super::files::{self, is_empty};
 use super::program::{Operation, Program};
-use crate::backend::DeliveryError;
-use crate::backend::plugins::{MARKER_FILE, PLUGINS_FOLDER, PREVIOUS_FOLDER, STAGING_FOLDER};
+use crate::backend::plugins::{
+    MARKER_BYTES, MARKER_FILE, PLUGINS_FOLDER, PREVIOUS_FOLDER, STAGING_FOLDER, UnderWay,
+};
+use crate::backend::{DeliveryError, WantedPlugin};
 
 /// What a repair after a start may take.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(300);
@@ -32,25 +34,51 @@ pub(super) async fn repair(
         return Ok(Vec::new());
     }
     let under_way = inner.deliveries.begin(workspace);
+    let program = Program::new(inner, container, under_way.suffix());
+    repair_with(&program, &under_way, workspace).await
+}
+
+/// Repairs as part of a change that is under way.
+pub(super) async fn repair_with(
+    program: &Program<'_>,
+    under_way: &UnderWay,
+    workspace: Uuid,
+) -> Result<Vec<PluginName>, DeliveryError> {
     let _turn = under_way.turn().await;
     let cutoff = under_way.cutoff();
-    let program = Program::new(inner, container, under_way.suffix());
     let told = program.bring_and_run(Operation::Repair { cutoff }).await?;
     told.log(workspace);
     Ok(told.restored)
 }
 
-/// Repairs a container that was just started, in the background.
+/// Repairs a container that was just started, by whomever, in the background. Its agent
+/// has looked for its plugins by then: the listener hears of those that come back.
 pub(in super::super) fn repair_later(inner: &Arc<Inner>, workspace: Uuid, container: String) {
     let (owned, closing) = (Arc::clone(inner), inner.closing.clone());
     inner.tasks.spawn(async move {
-        let work = timeout(REPAIR_TIMEOUT, repair(&owned, workspace, &container));
+        let work = async {
+            let _room = owned.repairs.acquire().await;
+            let repairing = async {
+                match are_there(&owned.daemon, &container).await {
+                    true => repair(&owned, workspace, &container).await,
+                    false => Ok(Vec::new()),
+                }
+            };
+            timeout(REPAIR_TIMEOUT, repairing).await
+        };
         let repaired = tokio::select! {
             repaired = work => repaired,
             () = closing.cancelled() => return,
         };
         match repaired {
-            Ok(Ok(_)) => {}
+            Ok(Ok(restored)) if restored.is_empty() => {}
+            Ok(Ok(_)) => {
+                if let Some(listener) = owned.restored.get() {
+                    listener(workspace);
+                }
+            }
+            // It ended again.
+            Ok(Err(DeliveryError::NotRunning)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(workspace.id = %workspace, %error, "leftovers of plugins stay");
             }
@@ -80,15 +108,22 @@ pub(super) async fn has_plugins(daemon: &Daemon, container: &str) -> Result<bool
     Ok(mode.is_some())
 }
 
-/// True when a container, running or not, has the plugin with its marker.
+/// True when a container, running or not, has the plugin with the marker that it should
+/// have.
 pub(super) async fn is_complete(
     daemon: &Daemon,
     container: &str,
-    plugin: &PluginName,
+    wanted: &WantedPlugin,
 ) -> Result<bool, CallError> {
+    let plugin = &wanted.name;
     let path = format!("{CONFIG_PATH}/{PLUGINS_FOLDER}/{plugin}/{MARKER_FILE}");
     let mode = mode_of(daemon, container, &path).await?;
-    Ok(mode.is_some_and(|mode| mode & IRREGULAR == 0))
+    let is_there = mode.is_some_and(|mode| mode & IRREGULAR == 0);
+    if !is_there || wanted.tree_sha256.is_none() {
+        return Ok(is_there);
+    }
+    let marker = files::one(daemon, container, &path, MARKER_BYTES).await?;
+    Ok(marker.is_some_and(|marker| wanted.is_met_by(&marker.content)))
 }
 
 /// The mode of an entry, as Go writes it; `None` when there is none.

@@ -21,7 +21,7 @@ const AGENT_USER: &str = "1000:1000";
 /// Tried in this order.
 const SHELLS: [&str; 2] = ["/bin/sh", "/bin/bash"];
 /// Does what the program does.
-const SCRIPT: &str = include_str!("script.sh");
+pub(super) const SCRIPT: &str = include_str!("script.sh");
 /// After so many seconds the program ends itself, so that nothing happens any more that
 /// nobody waits for.
 const PROGRAM_SECONDS: u64 = 240;
@@ -103,6 +103,43 @@ impl Operation {
     }
 }
 
+/// Why an operation was not done, and what became of it.
+#[derive(Debug)]
+pub(super) struct NotDone {
+    pub(super) error: DeliveryError,
+    pub(super) fate: Fate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing ran.
+    NeverBegan,
+    /// It ended, and said which step failed.
+    Failed,
+    /// It ended before it could say anything, perhaps half-way.
+    Died,
+    /// It may still run: what it works on is not to be touched.
+    MayGoOn,
+}
+
+impl Fate {
+    fn of(self, error: DeliveryError) -> NotDone {
+        NotDone { error, fate: self }
+    }
+}
+
+impl From<DeliveryError> for NotDone {
+    fn from(error: DeliveryError) -> Self {
+        Fate::NeverBegan.of(error)
+    }
+}
+
+impl From<NotDone> for DeliveryError {
+    fn from(not_done: NotDone) -> Self {
+        not_done.error
+    }
+}
+
 /// How far an attempt came.
 enum Attempt {
     Did(Told),
@@ -134,8 +171,8 @@ impl<'a> Program<'a> {
     /// Uploads the program and runs it.
     ///
     /// # Errors
-    /// [`DeliveryError`].
-    pub(super) async fn bring_and_run(&self, operation: Operation) -> Result<Told, DeliveryError> {
+    /// [`NotDone`].
+    pub(super) async fn bring_and_run(&self, operation: Operation) -> Result<Told, NotDone> {
         let suffix = self.suffix.to_owned();
         let sent = match HELPER {
             Some(_) => Some(self.upload(Bring { suffix }).await),
@@ -145,8 +182,8 @@ impl<'a> Program<'a> {
             Some(Ok((Ok(()), Ok(())))) => true,
             // On a full disk, for instance, a shell may still do.
             Some(Ok((_, Err(CallError::Status(..))))) | None => false,
-            Some(Ok((written, Ok(())))) => return Err(unreadable(written)),
-            Some(Ok((_, Err(error))) | Err(error)) => return Err(failed(error)),
+            Some(Ok((written, Ok(())))) => return Err(unreadable(written).into()),
+            Some(Ok((_, Err(error))) | Err(error)) => return Err(failed(error).into()),
         };
         self.run(operation, brought).await
     }
@@ -154,12 +191,8 @@ impl<'a> Program<'a> {
     /// Runs an operation; `brought` says whether the program is there.
     ///
     /// # Errors
-    /// [`DeliveryError`]; with the step `run` when nothing in the image can do it.
-    pub(super) async fn run(
-        &self,
-        operation: Operation,
-        brought: bool,
-    ) -> Result<Told, DeliveryError> {
+    /// [`NotDone`]; with the step `run` when nothing in the image can do it.
+    pub(super) async fn run(&self, operation: Operation, brought: bool) -> Result<Told, NotDone> {
         let arguments = operation.arguments(self.suffix);
         let mut why = "it is not part of this server".to_owned();
         if brought && HELPER.is_some() {
@@ -180,6 +213,7 @@ impl<'a> Program<'a> {
             let script = [shell, "-c", SCRIPT, "molecule-plugins"].map(str::to_owned);
             let mut command = Vec::from(script);
             command.push(helper_entry(self.suffix));
+            command.push(PROGRAM_SECONDS.to_string());
             command.extend(arguments.iter().cloned());
             match self.attempt(command).await? {
                 Attempt::Did(told) => return Ok(told),
@@ -188,15 +222,15 @@ impl<'a> Program<'a> {
                 }
             }
         }
-        Err(DeliveryError::Step {
+        Err(Fate::NeverBegan.of(DeliveryError::Step {
             step: "run",
             reason: format!(
                 "the image has no shell, and the helper program cannot run there: {why}"
             ),
-        })
+        }))
     }
 
-    async fn attempt(&self, command: Vec<String>) -> Result<Attempt, DeliveryError> {
+    async fn attempt(&self, command: Vec<String>) -> Result<Attempt, NotDone> {
         let exec = Exec {
             container: self.container,
             user: AGENT_USER,
@@ -212,23 +246,30 @@ impl<'a> Program<'a> {
         let ended = match exec::run(&self.inner.daemon, exec, bounds).await {
             Ok(ended) => ended,
             Err(ExecError::NotRun(error)) => return Ok(Attempt::NotRun(error.text(&scrub))),
-            Err(ExecError::Refused(error)) => return Err(step_failed("run", error)),
-            Err(ExecError::Lost(error)) => return Err(failed(error)),
+            Err(ExecError::Refused(error)) => return Err(step_failed("run", error).into()),
+            Err(ExecError::Lost(error)) => return Err(Fate::MayGoOn.of(failed(error))),
         };
         if let Some(told) = Told::read(&ended.stdout) {
-            told.outcome(ended.code)
-                .inspect_err(|_| self.complain(&ended))?;
-            return Ok(Attempt::Did(told));
+            return match told.outcome(ended.code) {
+                Ok(()) => Ok(Attempt::Did(told)),
+                Err(error) => {
+                    self.complain(&ended);
+                    // Only what reached its end knows which step it was.
+                    let died = matches!(error, DeliveryError::Step { step: "run", .. });
+                    let fate = if died { Fate::Died } else { Fate::Failed };
+                    Err(fate.of(error))
+                }
+            };
         }
         let said = String::from_utf8_lossy(&ended.stdout);
         if ended.may_not_have_run() {
             return Ok(Attempt::NotRun(scrub.clean(&said)));
         }
         self.complain(&ended);
-        Err(DeliveryError::Step {
+        Err(Fate::Died.of(DeliveryError::Step {
             step: "run",
             reason: format!("it ended with code {} and said nothing", ended.code),
-        })
+        }))
     }
 
     /// What a script's tools say of their trouble helps an operator, and nobody else.
@@ -258,10 +299,15 @@ impl<'a> Program<'a> {
         matches!(self.upload(file).await, Ok((Ok(()), Ok(()))))
     }
 
-    /// Removes entries of `.staging`, by whatever works, as well as it works.
-    pub(super) async fn discard(&self, entries: Vec<String>) {
+    /// Removes entries of `.staging`, by whatever works, as well as it works. The program
+    /// is there as long as it did not begin.
+    pub(super) async fn discard(&self, entries: Vec<String>, began: bool) {
         let ours = [entries.clone(), vec![helper_entry(self.suffix)]].concat();
-        let discarded = self.run(Operation::Discard { entries }, true).await;
+        let operation = Operation::Discard { entries };
+        let discarded = match began {
+            true => self.bring_and_run(operation).await,
+            false => self.run(operation, true).await,
+        };
         if discarded.is_ok_and(|told| told.left.is_empty()) {
             return;
         }

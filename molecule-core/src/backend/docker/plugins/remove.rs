@@ -95,7 +95,9 @@ async fn forget(inner: &Inner, container: &str, program: &Program<'_>, removal: 
                 bytes: before as u64,
             };
             let moved = program.run(operation, false).await;
-            moved.map(|_| ()).map_err(|error| error.to_string())
+            moved
+                .map(|_| ())
+                .map_err(|not_done| not_done.error.to_string())
         }
     };
     if let Err(error) = replaced {

@@ -4,8 +4,8 @@
 LC_ALL=C
 export LC_ALL
 umask 022
-own=$1 op=$2 configs=$3
-shift 3
+own=$1 seconds=$2 op=$3 configs=$4
+shift 4
 plugins=$configs/plugins
 staging=$plugins/.staging
 previous=$plugins/.previous
@@ -14,6 +14,22 @@ two=$digit$digit
 hex='[0-9a-f]'
 stamp_is=$two$two$two${two}T$two$two${two}Z
 mark_is=$hex$hex$hex$hex$hex$hex$hex$hex
+
+# What is done is not left half-way because nobody listens.
+trap '' PIPE
+# Whoever called does not wait longer. What ran on would act on what it saw long ago.
+clock() {
+  trap 'kill "$!" 2>/dev/null; wait; exit' TERM
+  sleep "$1" &
+  wait "$!" || exit
+  # Not somebody else who has the number by now.
+  case $(tr -d '\000' <"/proc/$$/cmdline") in
+  *molecule-plugins*) kill -9 "$$" ;;
+  esac
+}
+clock "$seconds" </dev/null >/dev/null 2>&1 &
+clock=$!
+trap 'kill "$clock" 2>/dev/null; wait "$clock"' EXIT
 
 echo "molecule-plugins 1"
 
@@ -115,6 +131,9 @@ swap() {
     failed "$1"
   }
   { is_folder "$staged" && is_file "$staged/.complete"; } || refused 12
+  # What is looked at stays what it is, whatever is called so later.
+  exec 3<"$staged"
+  is_verified() { [ /proc/self/fd/3 -ef "$1" ]; }
   # Counted without trusting names, which may hold anything.
   there=$(find "$staged" -exec sh -c 'for entry; do echo; done' sh {} + | wc -l) || refused 12
   strange=$(find "$staged" ! -type d ! -type f -exec sh -c 'for entry; do echo; done' sh {} + |
@@ -123,21 +142,26 @@ swap() {
   [ "$((there - 1))" -eq "$entries" ] && [ "$((said))" -eq "$bytes" ] &&
     [ "$((strange))" -eq 0 ] || refused 12
   written "$staged" || refused 13
+  is_verified "$staged" || refused 12
   if exists "$live" && mv --exchange -T -- "$staged" "$live" 2>/dev/null; then
-    :
+    if ! is_verified "$live"; then
+      mv --exchange -T -- "$staged" "$live" || failed 30
+      refused 15
+    fi
   else
     had=
     if exists "$live"; then
       move "$live" "$aside" || refused 14
       had=1
     fi
-    if ! move "$staged" "$live"; then
+    if ! { move "$staged" "$live" && is_verified "$live"; }; then
+      # Something else had its name.
+      if exists "$live" && ! move "$live" "$staged"; then failed 30; fi
       if [ -n "$had" ] && ! move "$aside" "$live"; then failed 30; fi
       refused 15
     fi
     if [ -n "$had" ]; then discard "$aside" || left "$aside"; fi
   fi
-  is_file "$live/.complete" || failed 15
   written "$plugins" || left sync
   gone "$staged"
 }

@@ -1,10 +1,12 @@
 //! Plugins for a container that was made and does not run yet.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
 use molecule_hooks::PluginName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::Inner;
 use super::super::container::CONFIG_PATH;
@@ -13,12 +15,14 @@ use super::leftovers::is_complete;
 use super::program::unreadable;
 use super::staged::{Emptied, Seed};
 use super::step_failed;
-use crate::backend::plugins::PLUGINS_FOLDER;
+use crate::backend::plugins::{self, PLUGINS_FOLDER};
 use crate::backend::scrub::Scrubber;
-use crate::backend::{DeliveryError, Phase, PluginDelivery, PluginSupply, Progress, SupplyResult};
+use crate::backend::{
+    DeliveryError, Phase, PluginDelivery, PluginSupply, Progress, SupplyResult, WantedPlugin,
+};
 
-/// What all of it may take: an agent without a plugin is better than none.
-const TIMEOUT: Duration = Duration::from_secs(180);
+/// What emptying the place of half a plugin may take.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Plugins that are looked for, or fetched, at once.
 const AT_ONCE: usize = 4;
 
@@ -34,15 +38,15 @@ pub(in super::super) struct Seeding<'a> {
 impl Seeding<'_> {
     /// Looks what is there of what `supply` wants, and brings the rest. Fails nothing:
     /// every result is told to the supply.
-    pub(in super::super) async fn run(&self, supply: &dyn PluginSupply) {
-        let deadline = Instant::now() + TIMEOUT;
+    pub(in super::super) async fn run(&self, supply: &Arc<dyn PluginSupply>) {
+        plugins::with_signs(self.progress, self.bring_all(supply)).await;
+    }
+
+    async fn bring_all(&self, supply: &Arc<dyn PluginSupply>) {
+        let deadline = plugins::deadline(&**supply);
         let mut fetches = Vec::new();
-        for name in self.missing(supply, deadline).await {
-            let fetch = async move {
-                let fetched = timeout_at(deadline, supply.delivery(&name)).await;
-                (name, fetched.unwrap_or_else(|_| Err(late())))
-            };
-            fetches.push(fetch.boxed());
+        for name in self.missing(&**supply, deadline).await {
+            fetches.push(fetch(Arc::clone(supply), name, deadline));
         }
         let mut fetched = stream::iter(fetches).buffered(AT_ONCE);
         while let Some((name, delivery)) = fetched.next().await {
@@ -65,7 +69,7 @@ impl Seeding<'_> {
     async fn missing(&self, supply: &dyn PluginSupply, deadline: Instant) -> Vec<PluginName> {
         let mut looks = Vec::new();
         for wanted in supply.wanted() {
-            looks.push(self.look(wanted.name.clone(), deadline).boxed());
+            looks.push(self.look(wanted, deadline).boxed());
         }
         let mut looked = stream::iter(looks).buffered(AT_ONCE);
         let mut missing = Vec::new();
@@ -81,14 +85,15 @@ impl Seeding<'_> {
     /// What is known of a plugin; nothing if it is to be brought.
     async fn look(
         &self,
-        name: PluginName,
+        wanted: &WantedPlugin,
         deadline: Instant,
     ) -> (PluginName, Option<SupplyResult>) {
+        let name = wanted.name.clone();
         if self.new {
             return (name, None);
         }
         let daemon = &self.inner.daemon;
-        let found = match timeout_at(deadline, is_complete(daemon, self.container, &name)).await {
+        let found = match timeout_at(deadline, is_complete(daemon, self.container, wanted)).await {
             Ok(Ok(true)) => Some(SupplyResult::Present),
             Ok(Ok(false)) => None,
             Ok(Err(error)) => Some(SupplyResult::Failed(error.text(&Scrubber::plain()))),
@@ -98,6 +103,9 @@ impl Seeding<'_> {
     }
 
     async fn bring(&self, delivery: PluginDelivery, deadline: Instant) -> Result<(), String> {
+        if Instant::now() >= deadline {
+            return Err(late());
+        }
         let path = format!("{PLUGINS_FOLDER}/{}", delivery.name);
         let (daemon, seed) = (&self.inner.daemon, Seed { delivery });
         let sending = upload::send(daemon, self.container, CONFIG_PATH, seed);
@@ -114,8 +122,9 @@ impl Seeding<'_> {
             },
         };
         // Half of a plugin is worse than an empty folder, which keeps its name.
-        let emptied = upload::send(daemon, self.container, CONFIG_PATH, Emptied { path }).await;
-        if !matches!(emptied, Ok((Ok(()), Ok(())))) {
+        let emptying = upload::send(daemon, self.container, CONFIG_PATH, Emptied { path });
+        let emptied = timeout(EMPTY_TIMEOUT, emptying).await;
+        if !matches!(emptied, Ok(Ok((Ok(()), Ok(()))))) {
             tracing::warn!(
                 container = self.container,
                 "half of a plugin stays where it was to be: without its marker"
@@ -125,6 +134,66 @@ impl Seeding<'_> {
     }
 }
 
+/// Fetches a plugin as a task, from when this is asked for the first time: fetching has
+/// bounds of its own, which must not run out while something else is awaited.
+async fn fetch(
+    supply: Arc<dyn PluginSupply>,
+    name: PluginName,
+    deadline: Instant,
+) -> (PluginName, Result<PluginDelivery, String>) {
+    let own = name.clone();
+    let fetching = async move { timeout_at(deadline, supply.delivery(&own)).await };
+    let fetched = AbortOnDropHandle::new(tokio::spawn(fetching)).await;
+    let delivery = match fetched {
+        Ok(fetched) => fetched.unwrap_or_else(|_| Err(late())),
+        Err(_) => Err("fetching it broke off".to_owned()),
+    };
+    (name, delivery)
+}
+
 fn late() -> String {
     "it did not end in time".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Takes two steps, and has an end of its own.
+    struct Hurried;
+
+    #[async_trait]
+    impl PluginSupply for Hurried {
+        fn wanted(&self) -> &[WantedPlugin] {
+            &[]
+        }
+        async fn delivery(&self, _: &PluginName) -> Result<PluginDelivery, String> {
+            let work = async {
+                sleep(Duration::from_secs(1)).await;
+                sleep(Duration::from_secs(1)).await;
+            };
+            match timeout(Duration::from_secs(5), work).await {
+                Ok(()) => Err("it worked".to_owned()),
+                Err(_) => Err("it took too long".to_owned()),
+            }
+        }
+        fn done(&self, _: &PluginName, _: SupplyResult) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_fetched_goes_on_while_something_else_is_brought() {
+        let supply: Arc<dyn PluginSupply> = Arc::new(Hurried);
+        let deadline = Instant::now() + Duration::from_secs(100);
+        let names = ["a", "b", "c"].map(|name| PluginName::parse(name).unwrap());
+        let fetches = names.map(|name| fetch(Arc::clone(&supply), name, deadline));
+        let mut fetched = stream::iter(fetches).buffered(3);
+        while let Some((name, delivery)) = fetched.next().await {
+            assert_eq!(delivery.unwrap_err(), "it worked", "{name}");
+            // A slow daemon
+            sleep(Duration::from_secs(30)).await;
+        }
+    }
 }

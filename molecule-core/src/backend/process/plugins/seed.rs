@@ -2,20 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use molecule_hooks::PluginName;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Native;
 use super::{OPERATION, open, put, put_right};
-use crate::backend::plugins::transaction::{Files, Kind, MARKER, PLUGINS};
+use crate::backend::plugins::transaction::{Files, MARKER, PLUGINS};
+use crate::backend::plugins::{self, MARKER_BYTES};
 use crate::backend::process::{Inner, blocking};
-use crate::backend::{DeliveryError, Phase, StartSpec, SupplyResult};
-
-/// What all of it may take: an agent without a plugin is better than none.
-const TIMEOUT: Duration = Duration::from_secs(180);
+use crate::backend::{DeliveryError, Phase, PluginSupply, StartSpec, SupplyResult, WantedPlugin};
 
 /// Puts right what a crash left and brings what is missing. Fails nothing: every result
 /// is told to the supply, or to the log.
@@ -29,17 +25,27 @@ pub(in super::super) async fn prepare(
     if let Err(error) = put_right(inner, workspace, configs.clone()).await {
         tracing::warn!(workspace.id = %workspace, %error, "leftovers of plugins stay");
     }
-    let Some(supply) = spec.plugins.supply() else {
-        return;
-    };
-    let deadline = Instant::now() + TIMEOUT;
+    if let Some(supply) = spec.plugins.supply() {
+        let bringing = bring(inner, spec, &**supply, configs, cancel);
+        plugins::with_signs(&spec.progress, bringing).await;
+    }
+}
+
+async fn bring(
+    inner: &Arc<Inner>,
+    spec: &StartSpec,
+    supply: &dyn PluginSupply,
+    configs: PathBuf,
+    cancel: &CancellationToken,
+) {
+    let deadline = plugins::deadline(supply);
     for wanted in supply.wanted() {
         if cancel.is_cancelled() {
             return;
         }
         let name = &wanted.name;
         let bringing = async {
-            if is_complete(configs.clone(), name).await.map_err(text)? {
+            if is_complete(configs.clone(), wanted).await.map_err(text)? {
                 return Ok(SupplyResult::Present);
             }
             spec.progress
@@ -48,7 +54,13 @@ pub(in super::super) async fn prepare(
             if delivery.name != *name {
                 return Err("it is another plugin".to_owned());
             }
-            let put = put(inner, workspace, configs.clone(), delivery, cancel.clone());
+            let put = put(
+                inner,
+                spec.workspace_id,
+                configs.clone(),
+                delivery,
+                cancel.clone(),
+            );
             put.await.map_err(text)?;
             Ok(SupplyResult::Delivered)
         };
@@ -65,16 +77,20 @@ fn text(error: DeliveryError) -> String {
     error.to_string()
 }
 
-/// True when the plugin is there with its marker.
-async fn is_complete(configs: PathBuf, name: &PluginName) -> Result<bool, DeliveryError> {
-    let name = name.clone();
+/// True when the plugin is there with the marker that it should have.
+async fn is_complete(configs: PathBuf, wanted: &WantedPlugin) -> Result<bool, DeliveryError> {
+    let wanted = wanted.clone();
     blocking(OPERATION, move || {
         let configs = open(&configs)?;
-        let marker = Native
+        let mut marker = [0; MARKER_BYTES];
+        let read = Native
             .open(&configs, PLUGINS)
-            .and_then(|plugins| Native.open(&plugins, name.as_str().as_bytes()))
-            .and_then(|plugin| Native.look(&plugin, MARKER));
-        Ok(marker.is_ok_and(|marker| marker.kind == Kind::File))
+            .and_then(|plugins| Native.open(&plugins, wanted.name.as_str().as_bytes()))
+            .and_then(|plugin| Native.read(&plugin, MARKER, &mut marker));
+        Ok(match read {
+            Ok(Some(length)) => wanted.is_met_by(&marker[..length]),
+            _ => false,
+        })
     })
     .await?
 }
