@@ -29,6 +29,14 @@ impl Folder {
     pub(crate) fn path(&self) -> &Path {
         &self.1
     }
+
+    /// Removes it now, and waits until it is gone.
+    pub(crate) async fn remove(mut self) {
+        if let Some(folder) = self.0.take() {
+            // It says itself what it could not do.
+            let _ = tokio::task::spawn_blocking(move || remove(folder)).await;
+        }
+    }
 }
 
 impl Drop for Folder {

@@ -194,6 +194,46 @@ impl GitSource {
         ))
     }
 
+    /// Fetches what the spec means and writes its files to where the request wants them.
+    async fn fetch_with(
+        &self,
+        work: &Work,
+        spec: &Spec,
+        request: &FetchRequest<'_>,
+    ) -> Result<CommitId, PluginSourceError> {
+        let commit = self.bring(work, spec, request).await?;
+        work.check_out(&commit, request.destination, &request.limits)
+            .await?;
+        Ok(commit)
+    }
+
+    /// What revisions mean, in their order.
+    async fn resolve_with(
+        &self,
+        work: &Work,
+        mut url: String,
+        refs: &[PluginRef],
+    ) -> Result<Vec<Option<String>>, PluginSourceError> {
+        let mut list = RefList::default();
+        // A commit means itself, whatever the repository has.
+        if !refs.iter().all(PluginRef::is_immutable) {
+            list = self.list(work, &mut url, &names_of(refs)).await?;
+        }
+        let mut found = Vec::with_capacity(refs.len());
+        let mut latest = None;
+        for revision in refs {
+            let commit = match (revision, &latest) {
+                (PluginRef::LatestTag, Some(known)) => Option::clone(known),
+                _ => self.meaning(work, &url, &list, revision).await?,
+            };
+            if *revision == PluginRef::LatestTag {
+                latest = Some(commit.clone());
+            }
+            found.push(commit.map(|commit| commit.as_str().to_owned()));
+        }
+        Ok(found)
+    }
+
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, PluginSourceError> {
         let turn = self.turns.acquire().await;
         turn.map_err(|_| PluginSourceError::Failed("the source is closed".to_owned()))
@@ -222,9 +262,9 @@ impl PluginSource for GitSource {
         let spec = Spec::parse(request.spec)?;
         let _turn = self.turn().await?;
         let work = self.begin().await?;
-        let commit = self.bring(&work, &spec, &request).await?;
-        work.check_out(&commit, request.destination, &request.limits)
-            .await?;
+        let fetched = self.fetch_with(&work, &spec, &request).await;
+        work.end().await;
+        let commit = fetched?;
         Ok(FetchedPlugin::new(spec.repository.name).at(commit.as_str()))
     }
 
@@ -238,27 +278,12 @@ impl PluginSource for GitSource {
         upstream: &str,
         refs: &[PluginRef],
     ) -> Result<Vec<Option<String>>, PluginSourceError> {
-        let mut url = Repository::parse(upstream)?.url(&self.base);
-        let mut list = RefList::default();
+        let url = Repository::parse(upstream)?.url(&self.base);
         let _turn = self.turn().await?;
         let work = self.begin().await?;
-        // A commit means itself, whatever the repository has.
-        if !refs.iter().all(PluginRef::is_immutable) {
-            list = self.list(&work, &mut url, &names_of(refs)).await?;
-        }
-        let mut found = Vec::with_capacity(refs.len());
-        let mut latest = None;
-        for revision in refs {
-            let commit = match (revision, &latest) {
-                (PluginRef::LatestTag, Some(known)) => Option::clone(known),
-                _ => self.meaning(&work, &url, &list, revision).await?,
-            };
-            if *revision == PluginRef::LatestTag {
-                latest = Some(commit.clone());
-            }
-            found.push(commit.map(|commit| commit.as_str().to_owned()));
-        }
-        Ok(found)
+        let found = self.resolve_with(&work, url, refs).await;
+        work.end().await;
+        found
     }
 
     fn pinned_to(&self, spec: &str, revision: &str) -> String {

@@ -78,6 +78,11 @@ impl Work {
         })
     }
 
+    /// Removes the folder. Dropping does too, a little later.
+    pub(super) async fn end(self) {
+        self.dir.remove().await;
+    }
+
     /// The names that the repository at `url` has, as `ls-remote` tells them.
     pub(super) async fn list(
         &self,
