@@ -592,35 +592,3 @@ on_both_engines! {
         assert_eq!(reply.status, 401);
     }
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_written_of_one_upstream_holds_up_no_other() {
-    // given a row that cannot be marked and always stands first
-    let shelf = Shelf::default();
-    for name in ["bad", "good"] {
-        shelf.set(&format!("acme/{name}"), "tag:v1", &sha('2'));
-    }
-    let app = server(Engine::Sqlite, &shelf, QUICK)
-        .config(|config| config.plugins.drift_concurrency = 1)
-        .start()
-        .await;
-    let refuse = "CREATE TRIGGER no BEFORE UPDATE OF checked_at ON workspace_plugins
-                  WHEN NEW.plugin_name = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END";
-    app.database.execute(refuse).await;
-    let id = app.create(json!({ "name": "one" })).await;
-    plant(&app, Engine::Sqlite, &[Planted::new(&id, "bad")]).await;
-    rounds(&shelf, "acme/bad", 1).await;
-    plant(&app, Engine::Sqlite, &[Planted::new(&id, "good")]).await;
-    let later = "UPDATE workspace_plugins SET checked_at = '2026-01-01T00:00:00+00:00'
-                 WHERE plugin_name = 'good'";
-    app.database.execute(later).await;
-
-    // then the other is looked after
-    eventually("the other is pending", || async {
-        pending(&app)
-            .await
-            .iter()
-            .any(|entry| entry["plugin_name"] == "good")
-    })
-    .await;
-}

@@ -14,6 +14,7 @@ mod on_docker;
 mod receipts;
 mod redelivery;
 mod registry;
+mod rounds;
 mod scripted;
 mod shelf;
 mod sources;
