@@ -13,7 +13,7 @@ use molecule_core::backend::{
 use molecule_hooks::PluginName;
 
 use crate::backend_support::agent::{self, Seen};
-use crate::backend_support::fixture::spec;
+use crate::backend_support::fixture::{Fixture as _, spec};
 use crate::backend_support::plugin_world::{Files, Kind, World, delivery, name};
 use crate::backend_support::proxy::{Fault, Rule};
 
@@ -309,7 +309,8 @@ async fn what_a_crash_left_is_put_right_whoever_starts_the_container() {
 
         // When the daemon starts it by itself
         let docker = &world.docker().docker;
-        let started = docker.start_container(&world.container(), None::<StartContainerOptions>);
+        let container = world.container();
+        let started = docker.start_container(&container, None::<StartContainerOptions>);
         started.await.expect("a start");
 
         // Then the plugin comes back, and that is told
