@@ -50,14 +50,20 @@ impl Request {
 
     /// Sends it.
     pub async fn send(self) -> Reply {
-        let response = self.0.send().await.expect("a reply");
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.expect("a body");
-        Reply {
-            status,
-            headers,
-            text,
-        }
+        self.try_send().await.expect("a reply")
+    }
+
+    /// The same to a server that may go away meanwhile.
+    ///
+    /// # Errors
+    /// When there is no whole reply.
+    pub async fn try_send(self) -> reqwest::Result<Reply> {
+        let response = self.0.send().await?;
+        Ok(Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            text: response.text().await?,
+        })
     }
 }
 

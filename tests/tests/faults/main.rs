@@ -18,6 +18,7 @@ mod docker_world;
 mod fleet_docker;
 mod hooks;
 mod plants;
+mod plugins;
 mod private_docker;
 mod process;
 mod provisioning;

@@ -5,7 +5,6 @@ mod allowlist;
 mod checks;
 mod download;
 mod drift;
-mod faults;
 mod ground;
 mod install;
 mod installed;
