@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use hyper::Method;
 use molecule_core::backend::{BackendError, InstanceRef, Liveness, StartSpec};
 use tokio_util::sync::CancellationToken;
@@ -88,15 +88,24 @@ async fn start_with(
 
     let cancel = CancellationToken::new();
     let mut start = std::pin::pin!(backend.start(spec, &cancel));
-    tokio::select! {
+    let early = tokio::select! {
         biased;
-        () = reached.notified() => {}
-        ended = &mut start => panic!("{what}: the start never made this call: {ended:?}"),
-    }
+        () = reached.notified() => None,
+        ended = &mut start => {
+            // Both may have come at once.
+            let called = reached.notified().now_or_never().is_some();
+            assert!(called, "{what}: the start never made this call: {ended:?}");
+            Some(ended)
+        }
+    };
     if then == Then::Cancel {
         cancel.cancel();
     }
-    let Err(error) = start.await else {
+    let ended = match early {
+        Some(ended) => ended,
+        None => start.await,
+    };
+    let Err(error) = ended else {
         panic!("{what}: the start succeeded")
     };
     if network != fixture.config.network {
