@@ -19,7 +19,8 @@ mark_is=$hex$hex$hex$hex$hex$hex$hex$hex
 trap '' PIPE
 # Whoever called does not wait longer. What ran on would act on what it saw long ago.
 clock() {
-  trap 'kill "$!" 2>/dev/null; wait; exit' TERM
+  # A child that is not a sleep yet would catch any other signal, and forget it.
+  trap 'kill -9 "$!" 2>/dev/null; wait; exit' TERM
   sleep "$1" &
   wait "$!" || exit
   # Not somebody else who has the number by now.
