@@ -7,7 +7,7 @@ use super::World;
 
 async fn latest(world: &World) -> Option<String> {
     let found = world.source.resolve("acme/rules", &[PluginRef::LatestTag]);
-    found.await.unwrap().remove(0)
+    found.await.expect("an answer").remove(0)
 }
 
 #[tokio::test]
