@@ -42,7 +42,7 @@ fn the_other_commands_do_their_work() {
         run(&["doctor"]).contains("pending"),
         "before the first migration"
     );
-    assert_eq!(run(&["migrate"]), "sqlite: 3 migration(s) applied\n");
+    assert_eq!(run(&["migrate"]), "sqlite: 4 migration(s) applied\n");
     assert_eq!(run(&["migrate"]), "sqlite: 0 migration(s) applied\n");
     let doctor = run(&["doctor"]);
     for line in [
