@@ -22,6 +22,8 @@ pub struct HookDescriptor {
     pub token_provider: bool,
     /// The keys its section may have.
     pub fields: &'static [ConfigField],
+    /// The verdict of the contract kit, as JSON, when the crate embeds one.
+    pub contract: Option<&'static str>,
     check: fn(&RawConfig) -> Result<(), HookError>,
     build: fn(&RawConfig, &BuildContext) -> BuildResult,
     #[cfg(feature = "testing")]
@@ -44,11 +46,19 @@ impl HookDescriptor {
             description,
             token_provider,
             fields: C::FIELDS,
+            contract: None,
             check: |raw| raw.decode::<C>().map(drop),
             build,
             #[cfg(feature = "testing")]
             decoded: crate::testing::decoded_keys::<C>,
         }
+    }
+
+    /// Used by [`register_hook!`](crate::register_hook).
+    #[doc(hidden)]
+    pub const fn with_contract(mut self, verdict: &'static str) -> Self {
+        self.contract = Some(verdict);
+        self
     }
 
     /// The keys its config type reads, if it is a plain struct.
@@ -121,8 +131,10 @@ pub const fn is_valid_hook_name(name: &str) -> bool {
 /// ```
 ///
 /// `build` is `fn(Config, &BuildContext) -> BuildResult`. A hook that also serves
-/// tokens adds `token_provider: true` as the last line; a hook without settings
-/// uses `config: molecule_hooks::NoConfig`.
+/// tokens adds the line `token_provider: true`; a hook without settings uses
+/// `config: molecule_hooks::NoConfig`. A crate that keeps the verdict of
+/// `assert_hook_contract` in a file shows it in `hooks --json` with the last line
+/// `contract: include_str!("../contract.json")`.
 ///
 /// The server sees the hook only if its `main.rs` names the crate:
 /// `use corporate_proxy as _;`. A line in `Cargo.toml` alone links nothing.
@@ -133,7 +145,8 @@ macro_rules! register_hook {
         description: $description:literal,
         config: $config:ty,
         build: $build:path
-        $(, token_provider: $token_provider:literal)? $(,)?
+        $(, token_provider: $token_provider:literal)?
+        $(, contract: $contract:expr)? $(,)?
     ) => {
         const _: () = {
             ::core::assert!(
@@ -151,12 +164,13 @@ macro_rules! register_hook {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                $(.with_contract($contract))?
             }
         };
     };
     ($($anything:tt)*) => {
         ::core::compile_error!(
-            "register_hook! wants, in this order: name: \"lower-kebab\", description: \"one line\", config: Type, build: function, and optionally token_provider: true"
+            "register_hook! wants, in this order: name: \"lower-kebab\", description: \"one line\", config: Type, build: function, and optionally token_provider: true, contract: include_str!(\"../contract.json\")"
         );
     };
 }

@@ -35,7 +35,7 @@ pub use registry::{ChainError, RegisteredHook, Registry, RegistryError};
 pub use secret::{REDACTED, Secret, redact_token_shapes};
 pub use source_descriptor::{BuildSourceResult, PluginSourceDescriptor, is_valid_scheme};
 pub use token_cache::{EMPTY_TOKEN, TokenCache};
-pub use token_provider::{Token, TokenProvider, TokenRequest, TokenScope};
+pub use token_provider::{GITHUB, Token, TokenProvider, TokenRequest, TokenScope};
 /// The `tracing` this SDK logs through; use it so that events reach the server's log.
 pub use tracing;
 

@@ -7,7 +7,9 @@ use crate::secret::Secret;
 
 /// A source of live, short-lived tokens.
 ///
-/// The server calls it for `GET /workspaces/:id/github-installation-token` and
+/// The server calls it for `GET /workspaces/:id/credentials/:provider` and, when it
+/// [serves](TokenProvider::service) GitHub, for
+/// `GET /workspaces/:id/github-installation-token` and
 /// `GET /admin/github-installation-token`. It caches the answer until shortly
 /// before [`Token::expires_at`] and lets at most one call run at a time per
 /// [scope](TokenProvider::scope), so a provider may simply mint. A provider that
@@ -28,7 +30,18 @@ pub trait TokenProvider: Send + Sync {
     fn scope(&self) -> TokenScope {
         TokenScope::PerWorkspace
     }
+
+    /// What a token opens, as one lower-case word: [`GITHUB`] unless the
+    /// provider says otherwise. The `github-installation-token` endpoints ask the first
+    /// provider for `github`; every provider is reachable under the name of its hook at
+    /// `GET /workspaces/:id/credentials/:provider`. Constant for the life of the hook.
+    fn service(&self) -> &str {
+        GITHUB
+    }
 }
+
+/// The [`service`](TokenProvider::service) of tokens for GitHub.
+pub const GITHUB: &str = "github";
 
 /// Whether one token may be handed to several workspaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
