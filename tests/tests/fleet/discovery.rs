@@ -14,7 +14,8 @@ async fn discover(app: &TestApp, caller: &str, bearer: &str, target: &str) -> Re
         .await
 }
 
-/// Sets the stored URL, as no request would.
+/// Sets the stored URL, as no request would. The agent must not have registered: the
+/// server then looks its address up, in the background.
 async fn set_url(app: &TestApp, engine: Engine, id: &str, url: &str) {
     let id = sql_id(engine, id);
     let sql = format!("UPDATE workspaces SET url = '{url}' WHERE id = {id}");
@@ -47,7 +48,8 @@ on_both_engines! {
         let app = strict(engine).start().await;
         app.backend.put_in_containers();
         let one = Agent::online(&app, json!({ "name": "one" })).await;
-        let two = Agent::online(&app, json!({ "name": "two", "tier": 4 })).await;
+        let two = Agent::start(&app, json!({ "name": "two", "tier": 4 })).await;
+        set_status(&app, engine, &two.id, "online").await;
         set_url(&app, engine, &two.id, "http://127.0.0.1:20001").await;
 
         // Then it is found at its port of the host, in a list too
@@ -62,7 +64,8 @@ on_both_engines! {
     async fn an_agent_on_this_machine_is_found_where_it_listens(engine: Engine) {
         let app = strict(engine).start().await;
         let one = Agent::online(&app, json!({ "name": "one" })).await;
-        let two = Agent::online(&app, json!({ "name": "two" })).await;
+        let two = Agent::start(&app, json!({ "name": "two" })).await;
+        set_status(&app, engine, &two.id, "online").await;
         let reply = discover(&app, &one.id, &one.token, &two.id.to_uppercase()).await;
         assert_eq!(reply.json(), json!({ "id": two.id, "url": "http://127.0.0.1:9", "name": "two" }));
         // Itself, too.
