@@ -138,16 +138,16 @@ impl World {
             .expect("an upload");
     }
 
-    /// Runs a command in a container to its end, with bare calls.
+    /// Runs a command in a container to its end, as a user, with bare calls.
     ///
     /// # Panics
     /// When the daemon refuses, or the command fails.
-    pub async fn exec(&self, container: &str, command: &[&str]) {
+    pub async fn exec(&self, container: &str, user: &str, command: &[&str]) {
         let exec = ExecConfig {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             cmd: Some(command.iter().map(|word| (*word).to_owned()).collect()),
-            user: Some("1000:1000".to_owned()),
+            user: Some(user.to_owned()),
             ..ExecConfig::default()
         };
         let exec = self.docker.create_exec(container, exec).await;

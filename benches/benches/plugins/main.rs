@@ -13,6 +13,7 @@ use molecule_benches::memory::{peak, reset_peak};
 use molecule_benches::options::Length;
 use molecule_benches::server_runtime;
 use molecule_benches::stats::median;
+use molecule_benches::workspaces;
 use molecule_core::backend::{
     ConfigFile, DockerBackend, InstanceRef, PluginDelivery, Plugins, Progress, StartSpec,
     WorkspaceAccess, WorkspaceBackend,
@@ -20,6 +21,8 @@ use molecule_core::backend::{
 use molecule_core::config::backend::DockerConfig;
 use molecule_core::tree::{EntryKind, Tree};
 use molecule_hooks::{PluginName, TreeLimits};
+use molecule_tests::{ADMIN, Engine, TestApp};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -87,12 +90,47 @@ async fn run() {
         backend: &backend,
     };
     let length = Length::wanted();
+    // First: what the daemon writes for the rest is in its way.
+    unchanged(length).await;
     for shape in &SHAPES {
         bench.shape(shape, length).await;
     }
     backend.shutdown().await;
     world.clear().await;
     world.clean(&network).await;
+}
+
+/// Installs what is there already, over HTTP: the source is read and hashed, and nothing
+/// is delivered.
+async fn unchanged(length: Length) {
+    let app = TestApp::builder(Engine::Sqlite)
+        .strict()
+        .admin_token(ADMIN)
+        .start()
+        .await;
+    let folder = app.dir.path().join("plugins/bench");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    write_files(&folder, &SHAPES[0]);
+    let agent = workspaces::create(&app, 1).await.remove(0);
+    let path = format!("/workspaces/{}/plugins", agent.id);
+    let body = json!({ "source": "bench", "restart": false });
+    let mut times = Vec::new();
+    for round in 0..=rounds(length, 300) {
+        let begun = Instant::now();
+        let reply = app.post(&path, body.clone()).bearer(ADMIN).send().await;
+        let took = begun.elapsed();
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert_eq!(reply.json()["unchanged"], round > 0, "{}", reply.text);
+        if round > 0 {
+            times.push(took.as_secs_f64() * 1e3);
+        }
+    }
+    println!(
+        "installing {} again, unchanged: {:.1} ms (median; aim at most 5, and no call of the \
+         daemon, which is a test)",
+        SHAPES[0].title,
+        median(&times)
+    );
 }
 
 struct Bench<'a> {
@@ -125,7 +163,8 @@ impl Bench<'_> {
             }
             let rest = "/bin/busybox rm -rf /configs/by-hand /configs/copied-*";
             let rest = ["/bin/busybox", "sh", "-c", rest];
-            self.world.exec(&self.container, &rest).await;
+            // Both leave what belongs to root.
+            self.world.exec(&self.container, "0:0", &rest).await;
         }
         println!("{} (medians)", shape.title);
         println!(
@@ -163,7 +202,7 @@ impl Bench<'_> {
         let begun = Instant::now();
         self.world.upload(&self.container, "/configs", tar).await;
         self.world
-            .exec(&self.container, &["/bin/busybox", "true"])
+            .exec(&self.container, "1000:1000", &["/bin/busybox", "true"])
             .await;
         begun.elapsed()
     }
@@ -186,6 +225,18 @@ async fn docker_cp(folder: &Path, container: &str, round: usize) -> Option<Durat
 
 /// A plugin of bytes that neither compress nor repeat; its files lie in `folder`, too.
 fn plugin(folder: &Path, shape: &Shape) -> PluginDelivery {
+    write_files(folder, shape);
+    let into = tempfile::tempdir().expect("a temporary directory");
+    let limits = TreeLimits::default().with_bytes(1 << 30);
+    let tree = Tree::copy(folder, into, &limits).expect("a tree");
+    PluginDelivery {
+        name: PluginName::parse("bench").expect("a name"),
+        tree: Arc::new(tree),
+        marker: b"{\"version\":1}\n".to_vec(),
+    }
+}
+
+fn write_files(folder: &Path, shape: &Shape) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for index in 0..shape.files {
         let mut content = Vec::with_capacity(shape.bytes);
@@ -198,14 +249,6 @@ fn plugin(folder: &Path, shape: &Shape) -> PluginDelivery {
         let inner = folder.join(format!("skills/skill-{}", index % 20));
         std::fs::create_dir_all(&inner).expect("a folder");
         std::fs::write(inner.join(format!("file-{index}.md")), content).expect("a file");
-    }
-    let into = tempfile::tempdir().expect("a temporary directory");
-    let limits = TreeLimits::default().with_bytes(1 << 30);
-    let tree = Tree::copy(folder, into, &limits).expect("a tree");
-    PluginDelivery {
-        name: PluginName::parse("bench").expect("a name"),
-        tree: Arc::new(tree),
-        marker: b"{\"version\":1}\n".to_vec(),
     }
 }
 
