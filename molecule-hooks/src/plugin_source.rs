@@ -273,6 +273,10 @@ pub enum PluginSourceError {
 
 /// One way to obtain plugins. Shared by all requests of a server, called concurrently.
 ///
+/// What follows the scheme, the *spec*, is stored, logged and shown to everybody who may
+/// see a workspace: no secret belongs there. A source gets its credentials from its
+/// configuration.
+///
 /// Lifecycle: linked, built once at start-up, then called. Dropping the future of a
 /// call cancels it: the source stops what it started.
 #[async_trait::async_trait]

@@ -14,6 +14,7 @@ mod plugins;
 pub mod process;
 mod progress;
 mod scrub;
+mod tasks;
 mod template;
 mod terminal;
 mod undo;

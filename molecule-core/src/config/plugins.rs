@@ -15,7 +15,8 @@ pub struct PluginsConfig {
     pub registry_dir: Option<PathBuf>,
     /// Largest body of an install request, in bytes.
     pub install_body_max_bytes: usize,
-    /// Seconds that an install may take: fetching, checking and delivering.
+    /// Seconds that an install may take: fetching, checking and delivering; a day at
+    /// most.
     pub install_timeout_secs: u64,
     /// Largest tree of a plugin, in bytes.
     pub max_dir_bytes: u64,

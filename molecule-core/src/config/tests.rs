@@ -352,6 +352,8 @@ fn limits_of_plugins_that_make_no_sense_in_the_environment_are_ignored_with_a_wa
         let error = load(&format!("plugins: {{ {field}: 0 }}"), &[DEV]).unwrap_err();
         assert!(error.to_string().contains(field), "{error}");
     }
+    let error = load("plugins: { install_timeout_secs: 86401 }", &[DEV]).unwrap_err();
+    assert!(error.to_string().contains("at most 86400"), "{error}");
     assert!(load("warnings: [x]", &[DEV]).is_err());
 }
 

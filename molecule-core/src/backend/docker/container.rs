@@ -26,8 +26,8 @@ const DAEMON_SOCKET: &str = "/var/run/docker.sock";
 pub(super) const AGENT_PORT: &str = "8000/tcp";
 /// Tells an agent to listen on another port.
 pub(super) const PORT_VARIABLE: &str = "PORT";
-/// User and group of an agent that starts without any privilege to drop.
-const AGENT_USER: &str = "1000:1000";
+/// User and group of agents, and of what is done in their name.
+pub(super) const AGENT_USER: &str = "1000:1000";
 /// Seconds an agent gets to end when the daemon itself stops.
 const STOP_TIMEOUT_SECS: i64 = 10;
 

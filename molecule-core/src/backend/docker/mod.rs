@@ -34,7 +34,6 @@ use bollard::models::{ContainerStateStatusEnum, ContainerSummary, ContainerSumma
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListVolumesOptionsBuilder};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::daemon::{CallError, Daemon};
@@ -43,6 +42,7 @@ use self::names::Labels;
 use self::objects::Found;
 use super::plugins::Deliveries;
 use super::scrub::Scrubber;
+use super::tasks::Tasks;
 use super::{
     BackendError, BackendKind, Changes, Console, Fact, Images, Instance, InstanceRef, Liveness,
     ManagedInstance, PluginTarget, RestoredListener, StartSpec, Terminal, WorkspaceBackend,
@@ -50,7 +50,7 @@ use super::{
 };
 use crate::config::backend::DockerConfig;
 
-/// What starts that are under way get to take back their work at shutdown.
+/// What local builds get to end at shutdown.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(20);
 
 /// Containers whose plugins are repaired at once after they were started.
@@ -59,8 +59,6 @@ const REPAIRS_AT_ONCE: usize = 4;
 /// Runs workspaces as containers.
 pub struct DockerBackend {
     inner: Arc<Inner>,
-    starts: TaskTracker,
-    closing: CancellationToken,
 }
 
 struct Inner {
@@ -74,9 +72,8 @@ struct Inner {
     repairs: Semaphore,
     /// Hears of plugins that came back.
     restored: OnceLock<RestoredListener>,
-    /// What runs in the background, and what ends it.
-    tasks: TaskTracker,
-    closing: CancellationToken,
+    /// What runs in the background.
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for DockerBackend {
@@ -89,7 +86,7 @@ impl std::fmt::Debug for DockerBackend {
 
 impl Drop for DockerBackend {
     fn drop(&mut self) {
-        self.closing.cancel();
+        self.inner.tasks.close();
     }
 }
 
@@ -112,7 +109,6 @@ impl DockerBackend {
         }
         let daemon = Daemon::new(&config)?;
         let builds = build::Builds::new(&config)?;
-        let (starts, closing) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self {
             inner: Arc::new(Inner {
                 images: image::State::new(&config),
@@ -123,11 +119,8 @@ impl DockerBackend {
                 deliveries: Deliveries::default(),
                 repairs: Semaphore::new(REPAIRS_AT_ONCE),
                 restored: OnceLock::new(),
-                tasks: starts.clone(),
-                closing: closing.clone(),
+                tasks: Tasks::default(),
             }),
-            starts,
-            closing,
         })
     }
 }
@@ -147,23 +140,11 @@ impl WorkspaceBackend for DockerBackend {
         spec: &StartSpec,
         cancel: &CancellationToken,
     ) -> Result<Instance, BackendError> {
-        if cancel.is_cancelled() {
-            return Err(BackendError::Cancelled);
-        }
-        // A task of its own: a caller that goes away cancels it, and it still
-        // takes back what it did.
-        let token = self.closing.child_token();
-        let _guard = token.clone().drop_guard();
-        let run = start::run(Arc::clone(&self.inner), spec.clone(), token.clone());
-        let mut task = self.starts.spawn(run);
-        let ended = tokio::select! {
-            ended = &mut task => ended,
-            () = cancel.cancelled() => {
-                token.cancel();
-                task.await
-            }
-        };
-        ended.unwrap_or_else(|_| Err(BackendError::Cancelled))
+        let (inner, spec) = (Arc::clone(&self.inner), spec.clone());
+        let tasks = &self.inner.tasks;
+        tasks
+            .run(cancel, |token| start::run(inner, spec, token))
+            .await
     }
 
     fn forced_env(&self, spec: &StartSpec) -> Vec<(String, Option<String>)> {
@@ -280,7 +261,7 @@ impl WorkspaceBackend for DockerBackend {
     }
 
     fn changes(&self) -> Option<Changes> {
-        let closing = self.closing.child_token();
+        let closing = self.inner.tasks.closing().child_token();
         Some(changes::watch(Arc::clone(&self.inner), closing))
     }
 
@@ -301,14 +282,7 @@ impl WorkspaceBackend for DockerBackend {
     }
 
     async fn shutdown(&self) {
-        self.closing.cancel();
-        self.starts.close();
-        if tokio::time::timeout(SHUTDOWN_BOUND, self.starts.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("a workspace start did not end in time for the shutdown");
-        }
+        self.inner.tasks.shutdown().await;
         // After the starts, which are what builds are for.
         self.inner.builds.shutdown(SHUTDOWN_BOUND).await;
     }

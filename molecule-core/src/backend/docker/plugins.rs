@@ -56,10 +56,8 @@ impl PluginTarget for DockerBackend {
             instance.workspace_id,
             delivery.clone(),
         );
-        let token = self.closing.child_token();
-        let own = token.clone();
-        let work = async move { deliver::run(&inner, workspace, delivery, &own).await };
-        self.own(work, token, cancel).await
+        let work = |token| async move { deliver::run(&inner, workspace, delivery, &token).await };
+        self.inner.tasks.run(cancel, work).await
     }
 
     async fn remove(
@@ -72,20 +70,18 @@ impl PluginTarget for DockerBackend {
             instance.workspace_id,
             removal.clone(),
         );
-        let work = async move { remove::run(&inner, workspace, &removal).await };
-        self.own(work, self.closing.child_token(), &CancellationToken::new())
-            .await
+        let work = |_| async move { remove::run(&inner, workspace, &removal).await };
+        self.inner.tasks.run(&CancellationToken::new(), work).await
     }
 
     async fn list(&self, instance: &InstanceRef) -> Result<Vec<InstalledPlugin>, DeliveryError> {
         let (inner, workspace) = (Arc::clone(&self.inner), instance.workspace_id);
-        let work = async move {
+        let work = |_| async move {
             let container = running(&inner, workspace).await?;
             installed(&inner, workspace, &container).await
         };
         // A task of its own, too: what it brings for its work is to be removed again.
-        self.own(work, self.closing.child_token(), &CancellationToken::new())
-            .await
+        self.inner.tasks.run(&CancellationToken::new(), work).await
     }
 
     async fn files(
@@ -99,42 +95,16 @@ impl PluginTarget for DockerBackend {
 
     async fn repair(&self, instance: &InstanceRef) -> Result<Vec<PluginName>, DeliveryError> {
         let (inner, workspace) = (Arc::clone(&self.inner), instance.workspace_id);
-        let work = async move {
+        let work = |_| async move {
             let container = running(&inner, workspace).await?;
             leftovers::repair(&inner, workspace, &container).await
         };
-        self.own(work, self.closing.child_token(), &CancellationToken::new())
-            .await
+        self.inner.tasks.run(&CancellationToken::new(), work).await
     }
 
     fn on_restored(&self, listener: RestoredListener) {
         // Whoever was named first stays.
         let _ = self.inner.restored.set(listener);
-    }
-}
-
-impl DockerBackend {
-    /// Runs work as a task of its own: a caller that goes away, or `cancel`, cancels
-    /// `token`, and the work still ends as it must.
-    async fn own<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, DeliveryError>> + Send + 'static,
-        token: CancellationToken,
-        cancel: &CancellationToken,
-    ) -> Result<T, DeliveryError> {
-        if cancel.is_cancelled() || self.closing.is_cancelled() {
-            return Err(BackendError::Cancelled.into());
-        }
-        let _guard = token.clone().drop_guard();
-        let mut task = self.starts.spawn(work);
-        let ended = tokio::select! {
-            ended = &mut task => ended,
-            () = cancel.cancelled() => {
-                token.cancel();
-                task.await
-            }
-        };
-        ended.unwrap_or_else(|_| Err(BackendError::Cancelled.into()))
     }
 }
 

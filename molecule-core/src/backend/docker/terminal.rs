@@ -20,10 +20,10 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
 use tokio_util::io::ReaderStream;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::end::{Marked, Shell};
+use super::container::AGENT_USER;
 use super::daemon::CallError;
 use super::exec::is_not_run;
 use super::objects::{self, Found};
@@ -47,8 +47,6 @@ const MAX_GREETING_BYTES: usize = 4 * 1024;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes that are handed on at once.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// User and group of agents.
-const AGENT_USER: &str = "1000:1000";
 /// Exit codes of a command that could not be run or was not found.
 const NOT_RUN: [i64; 2] = [126, 127];
 
@@ -60,16 +58,16 @@ impl Terminal for DockerBackend {
         user: TerminalUser,
         size: TerminalSize,
     ) -> Result<TerminalSession, TerminalError> {
-        if self.closing.is_cancelled() {
+        if self.inner.tasks.closing().is_cancelled() {
             return Err(BackendError::Cancelled.into());
         }
         let (sender, opened) = oneshot::channel();
-        let (inner, tasks) = (Arc::clone(&self.inner), self.starts.clone());
+        let inner = Arc::clone(&self.inner);
         let workspace = instance.workspace_id;
         // A task of its own: if the caller left, what was opened is dropped, which
         // ends it.
-        self.starts.spawn(async move {
-            let opening = Opening { inner, tasks, size };
+        self.inner.tasks.spawn(async move {
+            let opening = Opening { inner, size };
             let _ = sender.send(opening.open(workspace, user).await);
         });
         (opened.await).unwrap_or_else(|_| Err(BackendError::Cancelled.into()))
@@ -78,7 +76,6 @@ impl Terminal for DockerBackend {
 
 struct Opening {
     inner: Arc<Inner>,
-    tasks: TaskTracker,
     size: TerminalSize,
 }
 
@@ -158,7 +155,7 @@ impl Opening {
             program,
             mark,
         };
-        let mut shell = Shell::new(marked, self.tasks.clone());
+        let mut shell = Shell::new(marked);
         let path = format!("/exec/{}/start", created.id);
         let body = json!({ "Detach": false, "Tty": true });
         let started = tokio::time::timeout(

@@ -14,25 +14,21 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::agent::AgentRecord;
 use self::folder::{Folder, Owner};
 use super::plugins::Deliveries;
+use super::tasks::Tasks;
 use super::{
     BackendError, BackendKind, Instance, InstanceRef, Liveness, ManagedInstance, PluginTarget,
     StartSpec, WorkspaceBackend, platform_env,
 };
 use crate::config::backend::ProcessConfig;
-
-/// What starts that are under way get to take back their work at shutdown.
-const SHUTDOWN_BOUND: Duration = Duration::from_secs(20);
 
 /// Runs workspaces as child processes.
 pub struct ProcessBackend {
@@ -45,8 +41,7 @@ struct Inner {
     dir: PathBuf,
     instance: String,
     locks: Mutex<HashMap<Uuid, Weak<tokio::sync::Mutex<()>>>>,
-    tasks: TaskTracker,
-    closing: CancellationToken,
+    tasks: Tasks,
     deliveries: Deliveries,
 }
 
@@ -61,7 +56,7 @@ impl std::fmt::Debug for ProcessBackend {
 
 impl Drop for ProcessBackend {
     fn drop(&mut self) {
-        self.inner.closing.cancel();
+        self.inner.tasks.close();
     }
 }
 
@@ -99,8 +94,7 @@ impl ProcessBackend {
             dir,
             instance,
             locks: Mutex::default(),
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            tasks: Tasks::default(),
             deliveries: Deliveries::default(),
         };
         Ok(Self {
@@ -124,23 +118,11 @@ impl WorkspaceBackend for ProcessBackend {
         spec: &StartSpec,
         cancel: &CancellationToken,
     ) -> Result<Instance, BackendError> {
-        if cancel.is_cancelled() {
-            return Err(BackendError::Cancelled);
-        }
-        // A task of its own: a caller that goes away cancels it, and it still
-        // takes back what it did.
-        let token = self.inner.closing.child_token();
-        let _guard = token.clone().drop_guard();
-        let run = start::run(Arc::clone(&self.inner), spec.clone(), token.clone());
-        let mut task = self.inner.tasks.spawn(run);
-        let ended = tokio::select! {
-            ended = &mut task => ended,
-            () = cancel.cancelled() => {
-                token.cancel();
-                task.await
-            }
-        };
-        ended.unwrap_or_else(|_| Err(BackendError::Cancelled))
+        let (inner, spec) = (Arc::clone(&self.inner), spec.clone());
+        let tasks = &self.inner.tasks;
+        tasks
+            .run(cancel, |token| start::run(inner, spec, token))
+            .await
     }
 
     fn forced_env(&self, spec: &StartSpec) -> Vec<(String, Option<String>)> {
@@ -267,14 +249,7 @@ impl WorkspaceBackend for ProcessBackend {
     }
 
     async fn shutdown(&self) {
-        self.inner.closing.cancel();
-        self.inner.tasks.close();
-        if tokio::time::timeout(SHUTDOWN_BOUND, self.inner.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("a workspace start did not end in time for the shutdown");
-        }
+        self.inner.tasks.shutdown().await;
     }
 }
 
@@ -317,7 +292,7 @@ impl Inner {
     /// Waits for the child in the background: otherwise it would stay in the
     /// process table after its end.
     fn supervise(&self, workspace: Uuid, mut child: Child) {
-        let closing = self.closing.clone();
+        let closing = self.tasks.closing().clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 status = child.wait() => match status {

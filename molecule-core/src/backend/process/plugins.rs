@@ -24,7 +24,7 @@ use crate::backend::plugins::transaction::{self, Failed, Remove, Swap, remove, r
 use crate::backend::plugins::{
     InstalledFile, InstalledPlugin, PluginRemoval, Told, UnderWay, doomed_skills, marker_bytes,
 };
-use crate::backend::{BackendError, DeliveryError, InstanceRef, PluginDelivery, PluginTarget};
+use crate::backend::{DeliveryError, InstanceRef, PluginDelivery, PluginTarget};
 
 const OPERATION: &str = "plugins";
 
@@ -41,13 +41,11 @@ impl PluginTarget for ProcessBackend {
             instance.workspace_id,
             delivery.clone(),
         );
-        let token = self.inner.closing.child_token();
-        let own = token.clone();
-        let work = async move {
+        let work = |token| async move {
             let configs = running(&inner, workspace).await?;
-            put(&inner, workspace, configs, delivery, own).await
+            put(&inner, workspace, configs, delivery, token).await
         };
-        self.own(work, token, cancel).await
+        self.inner.tasks.run(cancel, work).await
     }
 
     async fn remove(
@@ -60,7 +58,7 @@ impl PluginTarget for ProcessBackend {
             instance.workspace_id,
             removal.clone(),
         );
-        let work = async move {
+        let work = |_| async move {
             let configs = running(&inner, workspace).await?;
             let under_way = inner.deliveries.begin(workspace);
             let turn = under_way.turn().await;
@@ -71,12 +69,7 @@ impl PluginTarget for ProcessBackend {
             told.await??.log(workspace);
             Ok(())
         };
-        self.own(
-            work,
-            self.inner.closing.child_token(),
-            &CancellationToken::new(),
-        )
-        .await
+        self.inner.tasks.run(&CancellationToken::new(), work).await
     }
 
     async fn list(&self, instance: &InstanceRef) -> Result<Vec<InstalledPlugin>, DeliveryError> {
@@ -105,31 +98,6 @@ impl PluginTarget for ProcessBackend {
         let configs = running(&self.inner, workspace).await?;
         let told = put_right(&self.inner, workspace, configs).await?;
         Ok(told.restored)
-    }
-}
-
-impl ProcessBackend {
-    /// Runs work as a task of its own: a caller that goes away, or `cancel`, cancels
-    /// `token`, and the work still ends as it must.
-    async fn own<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, DeliveryError>> + Send + 'static,
-        token: CancellationToken,
-        cancel: &CancellationToken,
-    ) -> Result<T, DeliveryError> {
-        if cancel.is_cancelled() || self.inner.closing.is_cancelled() {
-            return Err(BackendError::Cancelled.into());
-        }
-        let _guard = token.clone().drop_guard();
-        let mut task = self.inner.tasks.spawn(work);
-        let ended = tokio::select! {
-            ended = &mut task => ended,
-            () = cancel.cancelled() => {
-                token.cancel();
-                task.await
-            }
-        };
-        ended.unwrap_or_else(|_| Err(BackendError::Cancelled.into()))
     }
 }
 

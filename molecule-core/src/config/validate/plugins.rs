@@ -5,6 +5,9 @@ use url::Url;
 use crate::config::{PluginsConfig, SignaturePolicy};
 use crate::plugins::TrustedKey;
 
+/// Nobody waits longer for an answer.
+const MAX_INSTALL_TIMEOUT_SECS: u64 = 24 * 3600;
+
 /// One sentence per problem.
 pub(super) fn problems(plugins: &PluginsConfig, found: &mut Vec<String>) {
     let limits = [
@@ -19,6 +22,11 @@ pub(super) fn problems(plugins: &PluginsConfig, found: &mut Vec<String>) {
     ];
     for (field, _) in limits.into_iter().filter(|(_, value)| *value == 0) {
         found.push(format!("plugins.{field}: must be at least 1"));
+    }
+    if plugins.install_timeout_secs > MAX_INSTALL_TIMEOUT_SECS {
+        found.push(format!(
+            "plugins.install_timeout_secs: must be at most {MAX_INSTALL_TIMEOUT_SECS}, a day"
+        ));
     }
     // By their number: what stands in the wrong place may be a secret.
     for (entry, key) in (1..).zip(&plugins.trusted_keys) {

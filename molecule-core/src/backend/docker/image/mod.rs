@@ -289,7 +289,7 @@ impl DockerBackend {
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(BackendError::Cancelled),
-            () = self.closing.cancelled() => Err(BackendError::Cancelled),
+            () = self.inner.tasks.closing().cancelled() => Err(BackendError::Cancelled),
             done = work => done,
         }
     }
@@ -312,7 +312,7 @@ impl Images for DockerBackend {
         cancel: &CancellationToken,
     ) -> Result<ObtainedImage, BackendError> {
         // A build takes back what it began, so it is told and not dropped.
-        let token = self.closing.child_token();
+        let token = self.inner.tasks.closing().child_token();
         let _guard = token.clone().drop_guard();
         let mut work = std::pin::pin!(obtain(&self.inner, request, progress, &token));
         tokio::select! {

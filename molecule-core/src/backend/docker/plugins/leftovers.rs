@@ -54,7 +54,7 @@ pub(super) async fn repair_with(
 /// Repairs a container that was just started, by whomever, in the background. Its agent
 /// has looked for its plugins by then: the listener hears of those that come back.
 pub(in super::super) fn repair_later(inner: &Arc<Inner>, workspace: Uuid, container: String) {
-    let (owned, closing) = (Arc::clone(inner), inner.closing.clone());
+    let (owned, closing) = (Arc::clone(inner), inner.tasks.closing().clone());
     inner.tasks.spawn(async move {
         let work = async {
             let _room = owned.repairs.acquire().await;

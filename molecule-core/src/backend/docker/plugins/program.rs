@@ -6,6 +6,7 @@ use molecule_hooks::PluginName;
 
 use super::super::Inner;
 use super::super::archive::ArchiveError;
+use super::super::container::AGENT_USER;
 use super::super::container::CONFIG_PATH;
 use super::super::daemon::CallError;
 use super::super::exec::{self, Bounds, Ended, Exec, ExecError};
@@ -16,8 +17,6 @@ use crate::backend::DeliveryError;
 use crate::backend::plugins::Told;
 use crate::backend::scrub::Scrubber;
 
-/// User and group of agents.
-const AGENT_USER: &str = "1000:1000";
 /// Tried in this order.
 const SHELLS: [&str; 2] = ["/bin/sh", "/bin/bash"];
 /// Does what the program does.

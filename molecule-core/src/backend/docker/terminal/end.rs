@@ -10,7 +10,6 @@ use bollard::models::{ExecConfig, ExecInspectResponse};
 use bollard::query_parameters::ResizeExecOptionsBuilder;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::super::Inner;
@@ -53,17 +52,14 @@ pub(super) struct Shell {
     marked: Arc<Marked>,
     /// Its number in the container; 0 as long as it is not known.
     number: u32,
-    /// Own the task that ends it.
-    tasks: TaskTracker,
     is_ended: AtomicBool,
 }
 
 impl Shell {
-    pub(super) fn new(marked: Marked, tasks: TaskTracker) -> Self {
+    pub(super) fn new(marked: Marked) -> Self {
         Self {
             marked: Arc::new(marked),
             number: 0,
-            tasks,
             is_ended: AtomicBool::new(false),
         }
     }
@@ -113,7 +109,7 @@ impl Shell {
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let (marked, number) = (Arc::clone(&self.marked), self.number);
         let ending = async move { marked.end(number).await };
-        Some(self.tasks.spawn_on(ending, &runtime))
+        Some(self.marked.inner.tasks.spawn_on(ending, &runtime))
     }
 }
 
