@@ -10,6 +10,7 @@
 //! # }
 //! ```
 
+pub mod agents;
 pub mod database;
 pub mod fake_backend;
 pub mod fake_images;

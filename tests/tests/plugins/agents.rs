@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use molecule_core::config::BackendChoice;
+use molecule_tests::agents::AgentsBelow;
 use molecule_tests::support::strict;
 use molecule_tests::{ADMIN, Engine, TestApp};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct World {
     app: TestApp,
     id: String,
+    _agents: AgentsBelow,
 }
 
 impl World {
@@ -33,8 +35,9 @@ impl World {
         let body = json!({
             "name": "one", "runtime": "claude-code", "secrets": { "HEARTBEAT_SECS": "0.1" },
         });
+        let _agents = AgentsBelow::new(app.dir.path());
         let id = app.create(body).await;
-        let world = Self { app, id };
+        let world = Self { app, id, _agents };
         world
             .until("it is online", async |world| {
                 let path = format!("/workspaces/{}", world.id);

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use molecule_core::config::BackendChoice;
+use molecule_tests::agents::AgentsBelow;
 use molecule_tests::git_server::{Content, GitServer, Repository};
 use molecule_tests::support::strict;
 use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder};
@@ -357,6 +358,7 @@ async fn a_plugin_is_installed_updated_delivered_again_and_removed_in_a_process(
         .start()
         .await;
     let process = app.dir.path().join("process");
+    let _agents = AgentsBelow::new(app.dir.path());
     let journey = Journey::begin(app, git).await;
     let configs = find(&process, &journey.id);
     journey.tell(&Folder(configs)).await;

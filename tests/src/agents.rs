@@ -1,0 +1,34 @@
+//! Agents that are processes of this machine: they outlive their server, as they must.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Ends the agents whose configuration lies below a folder, when it is dropped.
+#[derive(Debug)]
+pub struct AgentsBelow(PathBuf);
+
+impl AgentsBelow {
+    /// Those of a server with this data directory.
+    pub fn new(data_dir: &Path) -> Self {
+        Self(data_dir.to_owned())
+    }
+}
+
+impl Drop for AgentsBelow {
+    fn drop(&mut self) {
+        let theirs = format!("WORKSPACE_CONFIG_PATH={}/", self.0.display());
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_string_lossy().parse().ok();
+            let Some(pid) = pid.and_then(Pid::from_raw) else {
+                continue;
+            };
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let mut variables = environment.split(|byte| *byte == 0);
+            if variables.any(|variable| variable.starts_with(theirs.as_bytes())) {
+                // It may have ended by itself.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
