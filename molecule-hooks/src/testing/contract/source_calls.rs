@@ -77,6 +77,7 @@ enum Attempt {
 
 impl Calls<'_> {
     fn check_hostile_specs(&mut self) {
+        self.findings.note("refused-otherwise", Ok(()));
         for spec in hostile_specs() {
             let looked = catch_unwind(AssertUnwindSafe(|| look(self.source, &spec)));
             let shown: String = spec.chars().take(40).collect();
@@ -120,6 +121,7 @@ impl Calls<'_> {
             self.findings.require("spec-refused", false, || text);
             return;
         }
+        self.findings.note("spec-refused", Ok(()));
         let first = match self.fetch(spec, TreeLimits::default()).await {
             Attempt::Brought(brought) => *brought,
             Attempt::Refused(error) => {
@@ -128,6 +130,7 @@ impl Calls<'_> {
             }
             Attempt::Panicked | Attempt::Late => return,
         };
+        self.findings.note("fetch-failed", Ok(()));
         let Brought {
             plugin,
             tree,
