@@ -4,68 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Map, Value, json};
 
 use crate::config::{BuildContext, ConfigField, RawConfig};
-use crate::descriptor::HookDescriptor;
-use crate::env_mutator::EnvMutator;
 use crate::error::{HookError, HookErrorKind};
-use crate::plugin_source::PluginSource;
-use crate::source_descriptor::PluginSourceDescriptor;
 
+use super::fields::{check_description, check_fields, yaml_scalar};
 use super::findings::Findings;
-use super::secrets::{PLANTED, Secrets};
-
-/// Something that was registered at link time and is built from a section.
-pub(super) trait Linked: Copy {
-    /// What is built.
-    type Built;
-    /// What it is called in messages.
-    const KIND: &'static str;
-
-    fn name(self) -> &'static str;
-    fn description(self) -> &'static str;
-    fn fields(self) -> &'static [ConfigField];
-    fn decoded_keys(self) -> Option<&'static [&'static str]>;
-    fn check(self, raw: &RawConfig) -> Result<(), HookError>;
-    fn build(
-        self,
-        raw: &RawConfig,
-        context: &BuildContext,
-    ) -> Result<Option<Self::Built>, HookError>;
-}
-
-macro_rules! linked {
-    ($descriptor:ty, $built:ty, $kind:literal) => {
-        impl Linked for &'static $descriptor {
-            type Built = std::sync::Arc<$built>;
-            const KIND: &'static str = $kind;
-
-            fn name(self) -> &'static str {
-                self.name
-            }
-            fn description(self) -> &'static str {
-                self.description
-            }
-            fn fields(self) -> &'static [ConfigField] {
-                self.fields
-            }
-            fn decoded_keys(self) -> Option<&'static [&'static str]> {
-                <$descriptor>::decoded_keys(self)
-            }
-            fn check(self, raw: &RawConfig) -> Result<(), HookError> {
-                <$descriptor>::check(self, raw)
-            }
-            fn build(
-                self,
-                raw: &RawConfig,
-                context: &BuildContext,
-            ) -> Result<Option<Self::Built>, HookError> {
-                <$descriptor>::build(self, raw, context)
-            }
-        }
-    };
-}
-
-linked!(HookDescriptor, dyn EnvMutator, "hook");
-linked!(PluginSourceDescriptor, dyn PluginSource, "plugin source");
+use super::hostile::hostile_values;
+use super::io::Trap;
+use super::linked::Linked;
+use super::secrets::Secrets;
 
 /// What the author of a hook crate gave for its construction.
 #[derive(Clone, Copy)]
@@ -105,36 +51,8 @@ pub(super) fn check<L: Linked>(
     section.check_examples(secrets, findings);
     section.check_required(secrets, findings);
     section.check_hostile(secrets, findings);
+    section.check_io(findings);
     Some((linked, built?))
-}
-
-fn check_description(linked: impl Linked, findings: &mut Findings) {
-    let text = linked.description();
-    let good = !text.trim().is_empty() && text.lines().count() == 1;
-    findings.require("bad-description", good, || {
-        "the description must be one line and not empty".to_owned()
-    });
-}
-
-fn check_fields(linked: impl Linked, findings: &mut Findings) {
-    let listed: Vec<&str> = linked.fields().iter().map(|field| field.name).collect();
-    let twice = (1..listed.len()).find(|&at| listed[..at].contains(&listed[at]));
-    findings.require("field-listed-twice", twice.is_none(), || {
-        format!("FIELDS lists {:?} twice", listed[twice.unwrap_or_default()])
-    });
-    let Some(decoded) = linked.decoded_keys() else {
-        return;
-    };
-    for name in &listed {
-        findings.require("field-not-decoded", decoded.contains(name), || {
-            format!("FIELDS lists {name:?}, which the config type does not read")
-        });
-    }
-    for name in decoded {
-        findings.require("key-not-in-fields", listed.contains(name), || {
-            format!("the config type reads {name:?}; without an entry in FIELDS nobody can set it")
-        });
-    }
 }
 
 /// How an attempt to build it ended.
@@ -153,11 +71,9 @@ struct Section<'a, L> {
 impl<L: Linked> Section<'_, L> {
     fn check_valid(&self, secrets: &mut Secrets, findings: &mut Findings) -> Option<L::Built> {
         let values = self.given.section.clone();
-        for field in self.linked.fields().iter().filter(|f| f.secret) {
-            let in_section = values.get(field.name).and_then(Value::as_str);
-            let in_env = field.env.and_then(|name| self.given.env.get(name));
-            in_section.into_iter().for_each(|text| secrets.add(text));
-            in_env.into_iter().for_each(|text| secrets.add(text));
+        if let Ok(raw) = self.raw(values.clone(), None) {
+            let texts = raw.secret_values(self.linked.fields());
+            texts.for_each(|text| secrets.add(text));
         }
         let attempt = self.attempt(values, None, secrets, findings);
         let refused = match &attempt {
@@ -263,6 +179,31 @@ impl<L: Linked> Section<'_, L> {
         }
     }
 
+    /// Looks at the valid section, and at sections whose keys lead into a trap.
+    fn check_io(&self, findings: &mut Findings) {
+        let trap = Trap::new();
+        let mut sections = vec![(None, self.given.section.clone())];
+        for field in self.linked.fields() {
+            let leading = trap.texts().into_iter();
+            sections.extend(leading.map(|text| (Some(field), self.with(field.name, json!(text)))));
+        }
+        findings.note("config-does-io", Ok(()));
+        for (field, values) in sections {
+            let Ok(raw) = self.raw(values, field) else {
+                continue;
+            };
+            let did = trap.spring(|| drop(self.linked.check(&raw)));
+            findings.require("config-does-io", did.is_none(), || {
+                let key = field.map_or("the valid section", |field| field.name);
+                let did = did.unwrap_or_default();
+                format!(
+                    "it {did} while it decodes and validates ({key}); leave that to the build \
+                     function"
+                )
+            });
+        }
+    }
+
     /// Builds from `values`, with the environment the contract was given except
     /// for what would set `without`.
     fn attempt(
@@ -332,47 +273,5 @@ impl<L: Linked> Section<'_, L> {
         values.remove(&format!("{key}_file"));
         values.insert(key.to_owned(), value);
         Value::Object(values)
-    }
-}
-
-/// The planted text goes into secret fields only; a message may well repeat the
-/// value of a visible one.
-fn hostile_values(secret: bool) -> Vec<Value> {
-    let text = if secret { PLANTED } else { "some text" };
-    vec![
-        json!(null),
-        json!(true),
-        json!(0),
-        json!(-1),
-        json!(u64::MAX),
-        json!(1e308),
-        json!(""),
-        json!(" \t\n"),
-        json!("\0"),
-        json!("é\u{202e}\u{1F916}"),
-        json!("../../.."),
-        json!("http://[::1:99999/%zz"),
-        json!("x".repeat(100_000)),
-        json!(text),
-        json!(format!("  https://user:{text}@example.org/{text}  ")),
-        json!([]),
-        json!([text]),
-        json!({}),
-        json!({ text: text }),
-    ]
-}
-
-/// An example as it would stand in YAML. None for flow collections that are not
-/// JSON and for blocks: reading those takes a YAML parser.
-fn yaml_scalar(text: &str) -> Option<Value> {
-    if let Ok(value) = serde_json::from_str(text) {
-        return Some(value);
-    }
-    let collection = text.starts_with(['[', '{']) || text.contains('\n');
-    let quoted = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\''));
-    match (collection, quoted) {
-        (true, _) => None,
-        (false, Some(inner)) => Some(Value::String(inner.replace("''", "'"))),
-        (false, None) => Some(Value::String(text.to_owned())),
     }
 }
