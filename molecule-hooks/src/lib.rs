@@ -3,6 +3,7 @@
 #[cfg(feature = "archive")]
 pub mod archive;
 mod clock;
+mod closest;
 mod config;
 mod descriptor;
 mod env_map;
@@ -45,4 +46,6 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;
+
+    pub use crate::closest::{closest, did_you_mean};
 }

@@ -199,6 +199,13 @@ impl BuildInfo {
     }
 }
 
+/// Name and version of every hook crate in the lock file this binary was built from;
+/// none when nobody wrote that down.
+pub(crate) fn hook_crates() -> Vec<(String, String)> {
+    let crates = manifest().unwrap_or_default().hook_crates.into_iter();
+    crates.map(|found| (found.name, found.version)).collect()
+}
+
 fn listed(crates: &[Crate]) -> String {
     let one = |found: &Crate| format!("{} {}", found.name, found.version);
     crates.iter().map(one).collect::<Vec<_>>().join(", ")

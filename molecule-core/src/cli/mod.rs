@@ -17,8 +17,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use molecule_hooks::__private::did_you_mean;
 use molecule_hooks::{HookDescriptor, Registry};
 
+use crate::build_info::hook_crates;
 use crate::config::{Config, ConfigError, Sources, example};
 use crate::server::StartError;
 use crate::{app, store};
@@ -182,12 +184,16 @@ fn load(file: Option<PathBuf>) -> Result<(Config, Registry), Failure> {
     let linked = HookDescriptor::linked();
     for name in config.hooks.timeouts_secs.keys() {
         if !linked.iter().any(|hook| hook.name == name.as_str()) {
+            let meant = did_you_mean(name, linked.iter().map(|hook| hook.name));
             problems.push(format!(
-                "hooks.timeouts_secs.{name}: no hook of that name is linked"
+                "hooks.timeouts_secs.{name}: no hook of that name is linked{meant}"
             ));
         }
     }
-    match Registry::from_linked(&config.hooks_config()) {
+    let mut hooks = config.hooks_config();
+    // What is a dependency and not linked lacks one line only.
+    hooks.hook_crates = hook_crates();
+    match Registry::from_linked(&hooks) {
         Ok(registry) if problems.is_empty() => Ok((config, registry)),
         Ok(_) => Err(ConfigError { problems }.into()),
         Err(error) => {
@@ -221,6 +227,9 @@ fn check(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let _inside = runtime.enter();
     let (config, registry) = load(file)?;
     println!("configuration ok ({})", config.environment.as_str());
+    for warning in &config.warnings {
+        println!("warning: {warning}");
+    }
     println!("hooks: [{}]", registry.names().join(", "));
     for name in registry.skipped() {
         println!("hook {name} is linked but not configured; it will be skipped");
