@@ -48,4 +48,5 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::closest::{closest, did_you_mean};
+    pub use crate::registry::BUILD_THREAD;
 }

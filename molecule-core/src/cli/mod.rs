@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use molecule_hooks::__private::did_you_mean;
+use molecule_hooks::__private::{BUILD_THREAD, did_you_mean};
 use molecule_hooks::{HookDescriptor, Registry};
 
 use crate::build_info::hook_crates;
@@ -105,6 +105,7 @@ enum ConfigCommand {
 /// crate. It starts its own tokio runtime.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    keep_panics_of_builds_back();
     match dispatch(args) {
         Ok(code) => code,
         Err(failure) => {
@@ -112,6 +113,19 @@ pub fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// What a build function panics with is one of the problems that are listed, where
+/// secrets are masked. Standard error would show it as it is.
+fn keep_panics_of_builds_back() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let is_build = |name: &str| name.starts_with(BUILD_THREAD);
+        if !thread.name().is_some_and(is_build) {
+            others(panic);
+        }
+    }));
 }
 
 /// Why a command did not do its work.

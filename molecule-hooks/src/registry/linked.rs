@@ -3,6 +3,8 @@
 mod build;
 mod duplicates;
 
+pub use build::BUILD_THREAD;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

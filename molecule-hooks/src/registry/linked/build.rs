@@ -9,6 +9,11 @@ use std::time::Duration;
 use crate::error::HookError;
 use crate::secret::redact_token_shapes;
 
+/// How the names of the threads begin on which hooks are built. What panics there is
+/// reported with the other problems, without secrets; a program may keep its own output
+/// of such a panic back.
+pub const BUILD_THREAD: &str = "hook build ";
+
 /// Calls a build function on a thread of its own, inside the caller's runtime if there is
 /// one: neither a panic nor a wait without end hides what else is wrong. A thread that
 /// does not come back is left to the end of the process, which follows.
@@ -31,7 +36,7 @@ pub(super) fn bounded<T: Send + 'static>(
         let _ = send.send(built);
     };
     thread::Builder::new()
-        .name(format!("build {name}"))
+        .name(format!("{BUILD_THREAD}{name}"))
         .spawn(work)
         .map_err(|error| format!("no thread could be started to build it: {error}"))?;
     match built.recv_timeout(limit) {
