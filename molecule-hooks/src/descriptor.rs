@@ -15,6 +15,8 @@ pub type BuildResult = Result<Option<Arc<dyn EnvMutator>>, HookError>;
 pub struct HookDescriptor {
     /// Lower-kebab name; also the key of its section under `hooks.config`.
     pub name: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
@@ -43,6 +45,7 @@ impl HookDescriptor {
     ) -> Self {
         Self {
             name,
+            package: "",
             version,
             description,
             token_provider,
@@ -127,6 +130,7 @@ macro_rules! register_hook {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
                 $(.with_contract($contract))?
             }
         };

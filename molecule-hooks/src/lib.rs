@@ -3,6 +3,7 @@
 #[cfg(feature = "archive")]
 pub mod archive;
 mod clock;
+mod closest;
 mod config;
 mod descriptor;
 mod env_map;
@@ -42,7 +43,13 @@ pub use token_provider::{GITHUB, Token, TokenProvider, TokenRequest, TokenScope}
 pub use tracing;
 pub use verdict::{Verdict, VerdictCheck, VerdictResult};
 
+/// Version of this SDK.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;
+
+    pub use crate::closest::{closest, did_you_mean};
+    pub use crate::registry::BUILD_THREAD;
 }

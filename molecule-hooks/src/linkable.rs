@@ -7,6 +7,13 @@ macro_rules! linkable {
         impl $descriptor {
             /// Used by the macro that registers it.
             #[doc(hidden)]
+            pub const fn in_package(mut self, package: &'static str) -> Self {
+                self.package = package;
+                self
+            }
+
+            /// Used by the macro that registers it.
+            #[doc(hidden)]
             pub const fn with_contract(mut self, verdict: &'static str) -> Self {
                 self.contract = Some(verdict);
                 self

@@ -19,6 +19,8 @@ pub struct PluginSourceDescriptor {
     pub name: &'static str,
     /// The scheme that it answers to.
     pub scheme: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
@@ -46,6 +48,7 @@ impl PluginSourceDescriptor {
         Self {
             name,
             scheme,
+            package: "",
             version,
             description,
             fields: C::FIELDS,
@@ -132,6 +135,7 @@ macro_rules! register_plugin_source {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
                 $(.with_contract($contract))?
             }
         };
