@@ -7,6 +7,7 @@
 //! | [`assert_plugin_source_contract`] | the same for a source of plugins |
 //! | [`run_hook`] | one hook, one workspace, one environment |
 //! | [`ScriptedUpstream`] | an HTTP service that answers, stalls and breaks on command |
+//! | [`vault`], [`oauth2`], [`gitlab`], [`github`] | stand-ins that know the protocol, and can be slow, wrong, rate-limited or dead |
 //! | [`FakeClock`] | expiry without waiting for it |
 //!
 //! ```standalone_crate
@@ -50,6 +51,7 @@ mod clock;
 mod contract;
 mod reply;
 mod run;
+mod stand_in;
 mod upstream;
 
 pub use clock::FakeClock;
@@ -60,4 +62,5 @@ pub use contract::{
 };
 pub use reply::Reply;
 pub use run::run_hook;
+pub use stand_in::{github, gitlab, oauth2, vault};
 pub use upstream::{MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,7 +32,8 @@ pub const MAX_RECORDED_BODY_BYTES: usize = 1024 * 1024;
 ///
 /// Replies are used in the order they were queued, one per request; without one
 /// left the default reply is sent, which is a 404 until
-/// [`default_reply`](ScriptedUpstream::default_reply) changes it. Dropping it
+/// [`default_reply`](ScriptedUpstream::default_reply) or
+/// [`respond_with`](ScriptedUpstream::respond_with) changes it. Dropping it
 /// closes the port and every connection.
 ///
 /// ```
@@ -60,8 +62,25 @@ struct Script {
 #[derive(Debug)]
 struct State {
     queue: VecDeque<Reply>,
-    default: Reply,
+    default: DefaultReply,
     requests: Vec<RecordedRequest>,
+}
+
+type Respond = dyn Fn(&RecordedRequest) -> Reply + Send + Sync;
+
+#[derive(Clone)]
+enum DefaultReply {
+    Same(Reply),
+    Made(Arc<Respond>),
+}
+
+impl fmt::Debug for DefaultReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same(reply) => reply.fmt(f),
+            Self::Made(_) => f.write_str("made for each request"),
+        }
+    }
 }
 
 /// One request as it arrived.
@@ -111,7 +130,7 @@ impl ScriptedUpstream {
         let script = Arc::new(Script {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
-                default: Reply::text(404, "no reply was scripted"),
+                default: DefaultReply::Same(Reply::text(404, "no reply was scripted")),
                 requests: Vec::new(),
             }),
             count: watch::channel(0).0,
@@ -142,7 +161,18 @@ impl ScriptedUpstream {
 
     /// Sets the reply for every request that finds the queue empty.
     pub fn default_reply(&self, reply: Reply) -> &Self {
-        self.script.lock().default = reply;
+        self.script.lock().default = DefaultReply::Same(reply);
+        self
+    }
+
+    /// Makes the reply for every request that finds the queue empty from that
+    /// request: for an upstream that remembers. Takes the place of the
+    /// [default reply](ScriptedUpstream::default_reply).
+    pub fn respond_with(
+        &self,
+        respond: impl Fn(&RecordedRequest) -> Reply + Send + Sync + 'static,
+    ) -> &Self {
+        self.script.lock().default = DefaultReply::Made(Arc::new(respond));
         self
     }
 
@@ -180,12 +210,16 @@ impl Script {
 
     fn next(&self, request: RecordedRequest) -> Reply {
         let mut state = self.lock();
-        state.requests.push(request);
+        state.requests.push(request.clone());
         self.count.send_replace(state.requests.len());
-        match state.queue.pop_front() {
-            Some(reply) => reply,
-            None => state.default.clone(),
-        }
+        let respond = match (state.queue.pop_front(), &state.default) {
+            (Some(reply), _) => return reply,
+            (None, DefaultReply::Same(reply)) => return reply.clone(),
+            (None, DefaultReply::Made(respond)) => Arc::clone(respond),
+        };
+        // Not under the lock: it may ask this upstream something.
+        drop(state);
+        respond(&request)
     }
 }
 
