@@ -279,12 +279,18 @@ impl RawConfig {
     /// `text` without any value that a secret field has here. Values shorter
     /// than four bytes are no secrets and would only garble the text.
     pub(crate) fn mask_secrets(&self, text: &str, fields: &[ConfigField]) -> String {
-        fields
-            .iter()
-            .filter(|field| field.secret)
-            .filter_map(|field| self.values.get(field.name)?.as_str())
+        self.secret_values(fields)
             .filter(|value| value.len() >= 4)
             .fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
+    }
+
+    /// The texts that the secret ones of `fields` have here, wherever they came from.
+    pub(crate) fn secret_values<'a>(
+        &'a self,
+        fields: &'a [ConfigField],
+    ) -> impl Iterator<Item = &'a str> {
+        let secret = fields.iter().filter(|field| field.secret);
+        secret.filter_map(|field| self.values.get(field.name)?.as_str())
     }
 
     /// True when the operator set nothing at all, neither in the file nor in the

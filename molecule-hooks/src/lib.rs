@@ -8,6 +8,7 @@ mod descriptor;
 mod env_map;
 mod env_mutator;
 mod error;
+mod linkable;
 mod plugin_source;
 mod registry;
 mod secret;
@@ -16,6 +17,7 @@ mod source_descriptor;
 pub mod testing;
 mod token_cache;
 mod token_provider;
+mod verdict;
 
 pub use async_trait::async_trait;
 pub use clock::Clock;
@@ -38,6 +40,7 @@ pub use token_cache::{EMPTY_TOKEN, TokenCache};
 pub use token_provider::{GITHUB, Token, TokenProvider, TokenRequest, TokenScope};
 /// The `tracing` this SDK logs through; use it so that events reach the server's log.
 pub use tracing;
+pub use verdict::{Verdict, VerdictCheck, VerdictResult};
 
 #[doc(hidden)]
 pub mod __private {

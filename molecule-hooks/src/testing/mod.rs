@@ -7,7 +7,8 @@
 //! | [`assert_plugin_source_contract`] | the same for a source of plugins |
 //! | [`run_hook`] | one hook, one workspace, one environment |
 //! | [`ScriptedUpstream`] | an HTTP service that answers, stalls and breaks on command |
-//! | [`vault`], [`oauth2`], [`gitlab`], [`github`] | stand-ins that know the protocol, and can be slow, wrong, rate-limited or dead |
+//! | [`Fault`] | the ways in which such a service is slow, wrong, rate-limited or dead |
+//! | [`vault`], [`oauth2`], [`gitlab`], [`github`] | such services that know their protocol |
 //! | [`FakeClock`] | expiry without waiting for it |
 //!
 //! ```standalone_crate
@@ -55,12 +56,14 @@ mod stand_in;
 mod upstream;
 
 pub use clock::FakeClock;
-pub(crate) use contract::decoded_keys;
 pub use contract::{
-    HookContract, PluginSourceContract, Report, Violation, assert_hook_contract,
+    CALL_RULES, COMMON_RULES, HookContract, KIT_VERSION, PluginSourceContract, Report, Rule,
+    SECTION_RULES, SOURCE_RULES, TOKEN_RULES, Violation, assert_hook_contract,
     assert_plugin_source_contract,
 };
+pub(crate) use contract::{Linked, Refusals, decoded_keys};
 pub use reply::Reply;
 pub use run::run_hook;
 pub use stand_in::{github, gitlab, oauth2, vault};
 pub use upstream::{MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};
+pub use upstream::{Fault, MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

@@ -8,53 +8,29 @@ pub mod vault;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::reply::Reply;
 use super::upstream::{RecordedRequest, ScriptedUpstream};
 
-/// An upstream with a state of type `S` and the function that answers from it.
+/// An upstream with a state of type `S`.
 #[derive(Debug)]
 struct Stage<S> {
     upstream: ScriptedUpstream,
-    inner: Arc<Inner<S>>,
-    answer: fn(&mut S, &RecordedRequest) -> Reply,
-}
-
-#[derive(Debug)]
-struct Inner<S> {
-    state: Mutex<S>,
-    delay: Mutex<Duration>,
+    state: Arc<Mutex<S>>,
 }
 
 impl<S: Send + 'static> Stage<S> {
+    /// Starts an upstream that answers with this function from this state.
     async fn start(state: S, answer: fn(&mut S, &RecordedRequest) -> Reply) -> io::Result<Self> {
-        let stage = Self {
-            upstream: ScriptedUpstream::start().await?,
-            inner: Arc::new(Inner {
-                state: Mutex::new(state),
-                delay: Mutex::default(),
-            }),
-            answer,
-        };
-        stage.recover();
-        Ok(stage)
+        let upstream = ScriptedUpstream::start().await?;
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        upstream.answer_with(move |request| answer(&mut lock(&shared), request));
+        Ok(Self { upstream, state })
     }
 
     fn lock(&self) -> MutexGuard<'_, S> {
-        lock(&self.inner.state)
-    }
-
-    fn recover(&self) {
-        let (inner, answer) = (Arc::clone(&self.inner), self.answer);
-        self.upstream.respond_with(move |request| {
-            let reply = answer(&mut lock(&inner.state), request);
-            reply.after(*lock(&inner.delay))
-        });
-    }
-
-    fn slow_down(&self, delay: Duration) {
-        *lock(&self.inner.delay) = delay;
+        lock(&self.state)
     }
 }
 
@@ -72,28 +48,22 @@ macro_rules! stand_in {
                 self.0.upstream.url()
             }
 
-            /// The upstream below: what it was asked, and replies for the next requests,
-            /// which go before the stand-in's own.
+            /// The upstream below: what it was asked, replies for the next requests, which
+            /// go before the stand-in's own, and faults.
             pub fn upstream(&self) -> &$crate::testing::ScriptedUpstream {
                 &self.0.upstream
             }
 
-            /// Answers everything with this reply until [`recover`](Self::recover): an
-            /// error, nonsense, silence, the end of the connection.
-            pub fn fail_with(&self, reply: $crate::testing::Reply) {
-                self.0.upstream.default_reply(reply);
+            /// Breaks every answer until [`mend`](Self::mend).
+            pub fn break_down(&self, fault: $crate::testing::Fault) {
+                self.0.upstream.break_down(fault);
             }
 
-            /// Ends [`fail_with`](Self::fail_with).
-            pub fn recover(&self) {
-                self.0.recover();
-            }
-
-            /// Lets every answer of its own wait this long from now on.
-            pub fn slow_down(&self, delay: std::time::Duration) {
-                self.0.slow_down(delay);
+            /// Ends [`break_down`](Self::break_down).
+            pub fn mend(&self) {
+                self.0.upstream.mend();
             }
         }
     };
 }
-pub(super) use stand_in;
+use stand_in;

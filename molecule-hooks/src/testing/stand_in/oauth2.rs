@@ -2,12 +2,12 @@
 //! grant (RFC 6749, section 4.4).
 //!
 //! ```
-//! use molecule_hooks::testing::{Reply, oauth2::OauthIssuer};
+//! use molecule_hooks::testing::{Fault, oauth2::OauthIssuer};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> std::io::Result<()> {
 //! let issuer = OauthIssuer::start().await?;
 //! issuer.add_client("builder", "s3cret-of-the-builder", &["repo", "read"]);
 //! // … point the hook at issuer.token_url() …
-//! issuer.fail_with(Reply::status(503)); // and now without it
+//! issuer.break_down(Fault::Fails(503)); // and now without it
 //! # Ok(()) }
 //! ```
 
