@@ -17,8 +17,13 @@ async fn ask(upstream: &ScriptedUpstream) -> Result<Answer, HookError> {
 
 async fn ask_within(upstream: &ScriptedUpstream, timeout: Duration) -> Result<Answer, HookError> {
     let base = base_url(&upstream.url()).unwrap();
-    let client = HttpClient::builder("test/1", &base).timeout(timeout).build().unwrap();
-    client.send("ask", client.get(join(&base, ["a b", "c/d"]))).await
+    let client = HttpClient::builder("test/1", &base)
+        .timeout(timeout)
+        .build()
+        .unwrap();
+    client
+        .send("ask", client.get(join(&base, ["a b", "c/d"])))
+        .await
 }
 
 #[tokio::test]
@@ -28,7 +33,10 @@ async fn an_answer_of_any_status_is_an_answer() {
 
     let answer = ask(&upstream).await.unwrap();
 
-    assert_eq!((answer.status(), answer.header("x-trace")), (201, Some("t")));
+    assert_eq!(
+        (answer.status(), answer.header("x-trace")),
+        (201, Some("t"))
+    );
     let body: serde_json::Value = answer.json("ask").unwrap();
     assert_eq!(body["n"], 7);
     let request = upstream.requests().remove(0);
@@ -43,11 +51,16 @@ async fn trouble_on_the_way_is_transient_and_shows_no_address() {
         (Reply::hang(), "ask: timed out"),
         (Reply::reset(), "ask: connection failed"),
         (Reply::garbage("not http"), "ask: connection failed"),
-        (Reply::status(200).after(Duration::from_secs(600)), "ask: timed out"),
+        (
+            Reply::status(200).after(Duration::from_secs(600)),
+            "ask: timed out",
+        ),
     ] {
         let upstream = upstream().await;
         upstream.reply(reply);
-        let error = ask_within(&upstream, Duration::from_secs(1)).await.unwrap_err();
+        let error = ask_within(&upstream, Duration::from_secs(1))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert!(error.is_transient());
         let address = upstream.address().to_string();
@@ -67,7 +80,10 @@ async fn an_endless_answer_is_cut_at_the_cap() {
     upstream.reply(Reply::streaming(u64::MAX));
     let error = ask(&upstream).await.unwrap_err();
     assert_eq!(error.kind(), HookErrorKind::Permanent);
-    assert_eq!(error.to_string(), "ask: the answer is longer than 65536 bytes");
+    assert_eq!(
+        error.to_string(),
+        "ask: the answer is longer than 65536 bytes"
+    );
 }
 
 #[tokio::test]
@@ -91,9 +107,17 @@ async fn a_refusal_says_whether_to_come_back_and_when() {
         (Reply::status(408), true, None),
         (Reply::status(429), true, secs(60)),
         (Reply::status(429).header("Retry-After", "7"), true, secs(7)),
-        (Reply::status(429).header("Retry-After", "soon"), true, secs(60)),
+        (
+            Reply::status(429).header("Retry-After", "soon"),
+            true,
+            secs(60),
+        ),
         (Reply::status(500), true, None),
-        (Reply::status(503).header("Retry-After", "120"), true, secs(120)),
+        (
+            Reply::status(503).header("Retry-After", "120"),
+            true,
+            secs(120),
+        ),
         (
             Reply::status(503).header("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"),
             true,
@@ -114,8 +138,14 @@ async fn what_the_upstream_says_is_masked_and_cut() {
     upstream.reply(Reply::status(403));
     let answer = ask(&upstream).await.unwrap();
     let error = answer.refusal("ask", "no\n  ghp_PLANTEDPLANTED \u{1b}[31m for you");
-    assert_eq!(error.to_string(), "ask: status 403: no [REDACTED] [31m for you");
-    assert_eq!(answer.refusal("ask", "").to_string(), "ask: status 403: Forbidden");
+    assert_eq!(
+        error.to_string(),
+        "ask: status 403: no [REDACTED] [31m for you"
+    );
+    assert_eq!(
+        answer.refusal("ask", "").to_string(),
+        "ask: status 403: Forbidden"
+    );
     assert_eq!(one_line(&"é".repeat(1000)).chars().count(), 200);
 }
 
@@ -127,7 +157,11 @@ async fn nonsense_is_permanent_and_not_quoted() {
         let answer = ask(&upstream).await.unwrap();
         let error = answer.json::<serde_json::Value>("ask").unwrap_err();
         assert_eq!(error.kind(), HookErrorKind::Permanent);
-        assert!(error.to_string().starts_with("ask: the answer is not the expected JSON"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("ask: the answer is not the expected JSON")
+        );
         assert!(!format!("{error:?} {answer:?}").contains("PLANTED"));
     }
 }
@@ -168,14 +202,22 @@ fn a_file_of_authorities_must_hold_some() {
     for (text, why) in [
         ("", "holds no certificate"),
         ("hello", "holds no certificate"),
-        ("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", "no certificate"),
+        (
+            "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
+            "no certificate",
+        ),
     ] {
         std::fs::write(&file, text).unwrap();
         let error = build(path).unwrap_err();
         assert_eq!(error.kind(), HookErrorKind::Config);
         assert!(error.to_string().contains(why), "{error}");
     }
-    assert!(build("/no/such/file").unwrap_err().to_string().contains("cannot be read"));
+    assert!(
+        build("/no/such/file")
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be read")
+    );
     let folder = build(directory.path().to_str().unwrap()).unwrap_err();
     assert!(folder.to_string().contains("not a regular file"));
 }

@@ -65,5 +65,4 @@ pub(crate) use contract::{Linked, Refusals, decoded_keys};
 pub use reply::Reply;
 pub use run::run_hook;
 pub use stand_in::{github, gitlab, oauth2, vault};
-pub use upstream::{MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};
 pub use upstream::{Fault, MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

@@ -121,6 +121,7 @@ impl Config {
 }
 
 fn environment(mut env: BTreeMap<String, Secret>) -> BTreeMap<String, Secret> {
-    env.entry("PATH".to_owned()).or_insert_with(|| Secret::new(PATH));
+    env.entry("PATH".to_owned())
+        .or_insert_with(|| Secret::new(PATH));
     env
 }

@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(9);
 struct EnvFile(Settings);
 
 pub(crate) fn build(config: Config, _: &BuildContext) -> BuildResult {
-    Ok(config.resolve()?.map(|settings| Arc::new(EnvFile(settings)) as _))
+    Ok(config
+        .resolve()?
+        .map(|settings| Arc::new(EnvFile(settings)) as _))
 }
 
 #[async_trait]
@@ -64,9 +66,8 @@ impl EnvFile {
                 true => self.decrypt(label, &bytes).await?,
                 false => bytes,
             };
-            let lines = parse::parse(&bytes).map_err(|problem| {
-                HookError::permanent(format!("env-file: {label}: {problem}"))
-            })?;
+            let lines = parse::parse(&bytes)
+                .map_err(|problem| HookError::permanent(format!("env-file: {label}: {problem}")))?;
             all.extend(lines);
         }
         Ok(all)

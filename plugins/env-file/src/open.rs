@@ -72,7 +72,10 @@ fn found<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
         Ok(opened) => return Ok(Some(opened)),
         Err(error) => error,
     };
-    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+    match error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
+    {
         // A link at the end is LOOP, a link in the place of a folder is NOTDIR.
         Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => Err(OpenError::Link),
         Some(rustix::io::Errno::NOENT) => Ok(None),

@@ -109,7 +109,10 @@ pub(crate) fn is_encrypted(bytes: &[u8]) -> bool {
         let value = value.map_or(&b""[..], |at| line[at + 1..].trim_ascii());
         line.starts_with(b"sops_mac=")
             || line.starts_with(b"sops_version=")
-            || value.strip_prefix(b"\"").unwrap_or(value).starts_with(b"ENC[AES256_GCM,")
+            || value
+                .strip_prefix(b"\"")
+                .unwrap_or(value)
+                .starts_with(b"ENC[AES256_GCM,")
     })
 }
 
@@ -172,7 +175,11 @@ mod tests {
             ("A='b\"", 1, "a quote that is not closed"),
             ("A=b\0c", 1, "control character"),
             ("A=b\rc", 1, "control character"),
-            (&format!("A={}", "x".repeat(MAX_ENV_VALUE_BYTES + 1)), 1, "too long"),
+            (
+                &format!("A={}", "x".repeat(MAX_ENV_VALUE_BYTES + 1)),
+                1,
+                "too long",
+            ),
         ] {
             match parse(text.as_bytes()) {
                 Err(ParseError::Line(at, why)) => {

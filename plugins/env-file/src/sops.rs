@@ -39,7 +39,13 @@ impl Sops {
         // decrypted, and no path stands in the list of processes.
         let mut command = Command::new(&self.program);
         command
-            .args(["--decrypt", "--input-type", "dotenv", "--output-type", "dotenv"])
+            .args([
+                "--decrypt",
+                "--input-type",
+                "dotenv",
+                "--output-type",
+                "dotenv",
+            ])
             .arg("/dev/stdin")
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value.expose())))
@@ -101,10 +107,7 @@ impl Sops {
 }
 
 /// None when there was more than `most`; the pipe is then closed on the writer.
-async fn read(
-    pipe: impl AsyncRead + Unpin,
-    most: u64,
-) -> std::io::Result<Option<Vec<u8>>> {
+async fn read(pipe: impl AsyncRead + Unpin, most: u64) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     pipe.take(most + 1).read_to_end(&mut bytes).await?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))

@@ -35,7 +35,13 @@ struct Refusal {
 }
 
 impl Api {
-    pub(crate) fn new(http: HttpClient, base: Url, manager: Secret, kind: &str, path: &str) -> Self {
+    pub(crate) fn new(
+        http: HttpClient,
+        base: Url,
+        manager: Secret,
+        kind: &str,
+        path: &str,
+    ) -> Self {
         // The path is one segment; its slashes are escaped.
         let tokens = join(&base, ["api", "v4", kind, path, "access_tokens"]);
         Self {
@@ -89,13 +95,11 @@ impl Api {
 /// GitLab explains itself under `message` or `error`, as text or as lists by field.
 fn refusal(step: &str, answer: &Answer) -> HookError {
     let Refusal { message, error } = answer.json_or_default();
-    let shown = [message, error]
-        .into_iter()
-        .find_map(|value| match value {
-            Value::String(text) => Some(text),
-            Value::Object(fields) => Some(Value::Object(fields).to_string()),
-            _ => None,
-        });
+    let shown = [message, error].into_iter().find_map(|value| match value {
+        Value::String(text) => Some(text),
+        Value::Object(fields) => Some(Value::Object(fields).to_string()),
+        _ => None,
+    });
     // "401 Unauthorized" would repeat the status.
     let shown = shown.unwrap_or_default();
     let status = answer.status().to_string();

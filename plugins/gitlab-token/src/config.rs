@@ -51,22 +51,25 @@ impl HookConfig for Config {
         )
         .secret()
         .env("GITLAB_API_TOKEN"),
-        ConfigField::new("project", "path of the project the agents work on, or group")
-            .example("team/app"),
+        ConfigField::new(
+            "project",
+            "path of the project the agents work on, or group",
+        )
+        .example("team/app"),
         ConfigField::new("group", "path of the group the agents work on, or project")
             .example("team"),
         ConfigField::new("scopes", "what the agents' token may do")
             .example(r#"["read_api", "write_repository"]"#),
-        ConfigField::new(
-            "access_level",
-            "guest, reporter, developer or maintainer",
-        )
-        .example("developer"),
+        ConfigField::new("access_level", "guest, reporter, developer or maintainer")
+            .example("developer"),
         ConfigField::new("life_hours", "how long one token works, 1 to 720 hours").example("8"),
         ConfigField::new("ca_file", "certificate authorities of GitLab (PEM)")
             .example("/etc/ssl/company.pem"),
-        ConfigField::new("timeout_secs", "longest wait for one answer, 1 to 30 seconds")
-            .example("10"),
+        ConfigField::new(
+            "timeout_secs",
+            "longest wait for one answer, 1 to 30 seconds",
+        )
+        .example("10"),
     ];
 }
 
@@ -117,9 +120,9 @@ impl Config {
             owner.is_none_or(|(_, path)| is_full_path(path)),
             "project and group must be an id or a full path such as team/app",
         );
-        let scopes = self.scopes.unwrap_or_else(|| {
-            ["read_api", "write_repository"].map(str::to_owned).to_vec()
-        });
+        let scopes = self
+            .scopes
+            .unwrap_or_else(|| ["read_api", "write_repository"].map(str::to_owned).to_vec());
         require(
             !scopes.is_empty() && scopes.iter().all(|scope| SCOPES.contains(&scope.as_str())),
             &format!("scopes must be some of {}", SCOPES.join(", ")),
@@ -183,9 +186,6 @@ fn is_full_path(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     text.len() <= 1024
         && text.split('/').all(|segment| {
-            !segment.is_empty()
-                && segment != "."
-                && segment != ".."
-                && segment.bytes().all(plain)
+            !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain)
         })
 }

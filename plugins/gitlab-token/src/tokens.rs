@@ -61,7 +61,9 @@ impl Tokens {
         let inner = &self.0;
         let now = inner.clock.now();
         let out_of_range = || HookError::permanent("the clock of this machine is out of range");
-        let ends_at = now.checked_add_signed(inner.life).ok_or_else(out_of_range)?;
+        let ends_at = now
+            .checked_add_signed(inner.life)
+            .ok_or_else(out_of_range)?;
         // It works until that day begins, so the day after the end is meant.
         let day = (ends_at + GRACE)
             .date_naive()
@@ -130,7 +132,10 @@ impl Inner {
         let now = self.clock.now();
         let ended: Vec<Ending> = {
             let made = lock(&self.made);
-            made.iter().filter(|ending| ending.at <= now).copied().collect()
+            made.iter()
+                .filter(|ending| ending.at <= now)
+                .copied()
+                .collect()
         };
         for ending in ended {
             match self.api.revoke(ending.id).await {
@@ -154,7 +159,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let reaper = self.reaper.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let reaper = self
+            .reaper
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(reaper) = reaper.take() {
             reaper.abort();
         }

@@ -43,9 +43,12 @@ pub(crate) struct Config {
 
 impl HookConfig for Config {
     const FIELDS: &'static [ConfigField] = &[
-        ConfigField::new("token_url", "token endpoint of the issuer; the hook is off without it")
-            .env("OAUTH2_TOKEN_URL")
-            .example("https://login.example.org/oauth2/token"),
+        ConfigField::new(
+            "token_url",
+            "token endpoint of the issuer; the hook is off without it",
+        )
+        .env("OAUTH2_TOKEN_URL")
+        .example("https://login.example.org/oauth2/token"),
         ConfigField::new("client_id", "id of the client; needs token_url")
             .env("OAUTH2_CLIENT_ID")
             .example("molecule"),
@@ -62,10 +65,12 @@ impl HookConfig for Config {
             .example("https://api.example.org"),
         ConfigField::new("extra_parameters", "more parameters of the request")
             .example(r#"{"resource": "https://api.example.org"}"#),
-        ConfigField::new("variable", "variable that gets the token at boot; none without it")
-            .example("API_TOKEN"),
-        ConfigField::new("service", "what the token opens, one lower-case word")
-            .example("oauth2"),
+        ConfigField::new(
+            "variable",
+            "variable that gets the token at boot; none without it",
+        )
+        .example("API_TOKEN"),
+        ConfigField::new("service", "what the token opens, one lower-case word").example("oauth2"),
         ConfigField::new(
             "assumed_life_secs",
             "life of a token whose end the issuer does not state, 30 to 86400 seconds",
@@ -73,8 +78,11 @@ impl HookConfig for Config {
         .example("300"),
         ConfigField::new("ca_file", "certificate authorities of the issuer (PEM)")
             .example("/etc/ssl/company.pem"),
-        ConfigField::new("timeout_secs", "longest wait for the issuer, 1 to 30 seconds")
-            .example("10"),
+        ConfigField::new(
+            "timeout_secs",
+            "longest wait for the issuer, 1 to 30 seconds",
+        )
+        .example("10"),
     ];
 }
 
@@ -144,7 +152,9 @@ impl Config {
             "extra_parameters must not hold an empty name",
         );
         let variable = self.variable.filter(|name| !name.is_empty());
-        let good = variable.as_deref().is_none_or(|name| check_env_name(name).is_ok());
+        let good = variable
+            .as_deref()
+            .is_none_or(|name| check_env_name(name).is_ok());
         require(
             good,
             "variable must be the name of a variable that the platform does not reserve",

@@ -105,7 +105,10 @@ impl Exchange {
         let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let id = encode(&self.settings.client_id);
         let secret = encode(self.settings.client_secret.expose());
-        Secret::new(format!("Basic {}", STANDARD.encode(format!("{id}:{secret}"))))
+        Secret::new(format!(
+            "Basic {}",
+            STANDARD.encode(format!("{id}:{secret}"))
+        ))
     }
 
     fn read(&self, granted: Granted, asked_at: DateTime<Utc>) -> Result<Token, HookError> {

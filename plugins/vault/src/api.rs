@@ -70,7 +70,9 @@ impl Api {
     /// Logs in at `auth/<mount>/login`.
     pub(crate) async fn log_in(&self, mount: &str, body: &Value) -> Result<Grant, HookError> {
         let url = self.url(&["auth", mount, "login"]);
-        let answer = self.send("log in", self.http.post(url).json(body), None).await?;
+        let answer = self
+            .send("log in", self.http.post(url).json(body), None)
+            .await?;
         expect_success("log in", &answer)?;
         answer.json("log in").map(|Authenticated { auth }| auth)
     }

@@ -133,18 +133,17 @@ impl Config {
         }
         let required = self.required.unwrap_or(false);
         let ca_file = self.ca_file.take().filter(|path| !path.is_empty());
-        let login = self.login().map_err(|found| found.into_iter().for_each(keep));
-        let (Some(base), Some(paths), Ok(login), true) =
-            (base, paths, login, problems.is_empty())
+        let login = self
+            .login()
+            .map_err(|found| found.into_iter().for_each(keep));
+        let (Some(base), Some(paths), Ok(login), true) = (base, paths, login, problems.is_empty())
         else {
             return Err(HookError::config(problems.join("; ")));
         };
-        let mut http = HttpClient::builder(
-            concat!("molecule-vault/", env!("CARGO_PKG_VERSION")),
-            &base,
-        )
-        .timeout(Duration::from_secs(timeout))
-        .max_body_bytes(LARGEST_ANSWER_BYTES);
+        let mut http =
+            HttpClient::builder(concat!("molecule-vault/", env!("CARGO_PKG_VERSION")), &base)
+                .timeout(Duration::from_secs(timeout))
+                .max_body_bytes(LARGEST_ANSWER_BYTES);
         if let Some(path) = ca_file {
             http = http.ca_file(path);
         }
@@ -218,9 +217,10 @@ fn templates(paths: &[String]) -> Result<Vec<PathTemplate>, String> {
     if paths.is_empty() || paths.len() > MOST_PATHS {
         return Err(format!("paths must name 1 to {MOST_PATHS} secrets"));
     }
-    let parsed = paths.iter().enumerate().map(|(at, text)| {
-        PathTemplate::parse(text).map_err(|what| format!("paths[{at}] {what}"))
-    });
+    let parsed = paths
+        .iter()
+        .enumerate()
+        .map(|(at, text)| PathTemplate::parse(text).map_err(|what| format!("paths[{at}] {what}")));
     parsed.collect()
 }
 

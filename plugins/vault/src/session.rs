@@ -104,7 +104,10 @@ async fn keep_alive(session: Weak<Inner>) {
             return;
         };
         tokio::time::sleep(rest).await;
-        let Some(cache) = session.upgrade().map(|session| lock(&session.cache).clone()) else {
+        let Some(cache) = session
+            .upgrade()
+            .map(|session| lock(&session.cache).clone())
+        else {
             return;
         };
         // Renews when it is time; the cache itself says what went wrong.
@@ -129,7 +132,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let keeper = self
+            .keeper
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(keeper) = keeper.take() {
             keeper.abort();
         }
@@ -191,7 +197,9 @@ impl Lease {
         };
         Self {
             token: grant.client_token,
-            ends_at: asked_at.checked_add_signed(life).unwrap_or(asked_at + ENDLESS),
+            ends_at: asked_at
+                .checked_add_signed(life)
+                .unwrap_or(asked_at + ENDLESS),
             life,
             renewable: grant.renewable,
         }

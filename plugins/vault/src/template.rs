@@ -117,9 +117,8 @@ pub(crate) fn is_path(text: &str) -> bool {
 }
 
 fn word(value: &str) -> Option<&str> {
-    let good = !value.is_empty()
-        && value.len() <= LONGEST_VALUE_BYTES
-        && value.bytes().all(is_plain);
+    let good =
+        !value.is_empty() && value.len() <= LONGEST_VALUE_BYTES && value.bytes().all(is_plain);
     good.then_some(value)
 }
 
@@ -134,20 +133,24 @@ mod tests {
     use super::*;
 
     fn workspace(role: &str) -> WorkspaceContext {
-        WorkspaceContext {
-            runtime: "langgraph".to_owned(),
-            ..WorkspaceContext::new("7aa08951").with_role(role)
-        }
+        let mut workspace = WorkspaceContext::new("7aa08951").with_role(role);
+        workspace.runtime = "langgraph".to_owned();
+        workspace
     }
 
     fn render(template: &str, role: &str) -> Option<String> {
-        PathTemplate::parse(template).unwrap().render(&workspace(role))
+        PathTemplate::parse(template)
+            .unwrap()
+            .render(&workspace(role))
     }
 
     #[test]
     fn the_words_of_a_workspace_are_put_in() {
         assert_eq!(render("a/b", "x").as_deref(), Some("a/b"));
-        assert_eq!(render("r/{role}", "pmm-lead").as_deref(), Some("r/pmm-lead"));
+        assert_eq!(
+            render("r/{role}", "pmm-lead").as_deref(),
+            Some("r/pmm-lead")
+        );
         assert_eq!(
             render("{runtime}/ws-{workspace_id}/{role}.env", "qa").as_deref(),
             Some("langgraph/ws-7aa08951/qa.env")
@@ -156,7 +159,17 @@ mod tests {
 
     #[test]
     fn a_workspace_without_the_word_has_no_path() {
-        for role in ["", "a b", "../x", "..", ".", "a/b", "é", "a\0", &"x".repeat(200)] {
+        for role in [
+            "",
+            "a b",
+            "../x",
+            "..",
+            ".",
+            "a/b",
+            "é",
+            "a\0",
+            &"x".repeat(200),
+        ] {
             assert_eq!(render("r/{role}", role), None, "{role:?}");
         }
         assert_eq!(render("t/{template}", "x"), None);

@@ -168,5 +168,8 @@ fn answer(app: &mut App, request: &RecordedRequest) -> Reply {
 
 fn refused(status: u16, message: &str) -> Reply {
     let url = "https://docs.github.com/rest";
-    Reply::json(status, json!({ "message": message, "documentation_url": url }))
+    Reply::json(
+        status,
+        json!({ "message": message, "documentation_url": url }),
+    )
 }

@@ -166,9 +166,8 @@ impl Gitlab {
     }
 
     fn revoke(&mut self, owner: &str, id: u64) -> Reply {
-        let known = |token: &&mut AccessToken| {
-            token.owner == owner && token.id == id && !token.revoked
-        };
+        let known =
+            |token: &&mut AccessToken| token.owner == owner && token.id == id && !token.revoked;
         match self.tokens.iter_mut().find(known) {
             Some(token) => {
                 token.revoked = true;
@@ -214,7 +213,10 @@ impl Gitlab {
                 Err(refused("exceeds the maximum lifetime"))
             }
             Ok(day) => Ok(day),
-            Err(_) => Err(Reply::json(400, json!({ "error": "expires_at is invalid" }))),
+            Err(_) => Err(Reply::json(
+                400,
+                json!({ "error": "expires_at is invalid" }),
+            )),
         }
     }
 
@@ -257,13 +259,22 @@ fn answer(gitlab: &mut Gitlab, request: &RecordedRequest) -> Reply {
     if !is_maintainer {
         return message(401, "401 Unauthorized");
     }
-    let [kind @ ("projects" | "groups"), owner, "access_tokens", rest @ ..] = segments.as_slice()
+    let [
+        kind @ ("projects" | "groups"),
+        owner,
+        "access_tokens",
+        rest @ ..,
+    ] = segments.as_slice()
     else {
         return Reply::json(404, json!({ "error": "404 Not Found" }));
     };
     let owner = format!("{kind}/{owner}");
     if !gitlab.owners.contains(&owner) {
-        let kind = if *kind == "projects" { "Project" } else { "Group" };
+        let kind = if *kind == "projects" {
+            "Project"
+        } else {
+            "Group"
+        };
         return message(404, &format!("404 {kind} Not Found"));
     }
     let body = request.json().unwrap_or_default();

@@ -131,7 +131,11 @@ fn answer(issuer: &mut Issuer, request: &RecordedRequest) -> Reply {
     if !scope.split_whitespace().all(allowed) {
         return refused(400, "invalid_scope");
     }
-    if issuer.audience.as_deref().is_some_and(|wanted| wanted != field("audience")) {
+    if issuer
+        .audience
+        .as_deref()
+        .is_some_and(|wanted| wanted != field("audience"))
+    {
         return refused(400, "invalid_target");
     }
     let token = format!("oauth2-stand-in-token-{:06}", issuer.issued.len() + 1);
@@ -151,5 +155,8 @@ fn answer(issuer: &mut Issuer, request: &RecordedRequest) -> Reply {
 
 fn refused(status: u16, error: &str) -> Reply {
     let description = "the stand-in refused this request";
-    Reply::json(status, json!({ "error": error, "error_description": description }))
+    Reply::json(
+        status,
+        json!({ "error": error, "error_description": description }),
+    )
 }

@@ -68,7 +68,10 @@ mod tests {
     fn a_form_is_read_with_its_escapes() {
         let fields = form("a=b+c%2Fd&empty=&lone&a=last%zz");
         assert_eq!(fields["a"], "last%zz");
-        assert_eq!((fields["empty"].as_str(), fields["lone"].as_str()), ("", ""));
+        assert_eq!(
+            (fields["empty"].as_str(), fields["lone"].as_str()),
+            ("", "")
+        );
         assert_eq!(form("x=b+c%2Fd")["x"], "b c/d");
         assert_eq!(decode_percent("%"), "%");
         assert_eq!(decode_percent("%2"), "%2");

@@ -61,9 +61,7 @@ impl Vault {
 
     fn kubernetes_login(&mut self, body: &Value) -> Reply {
         match &self.kubernetes {
-            Some((role, _)) if body["role"] != *role => {
-                errors(400, &["invalid role name"])
-            }
+            Some((role, _)) if body["role"] != *role => errors(400, &["invalid role name"]),
             Some((_, jwt)) if body["jwt"] == *jwt => self.log_in(),
             Some(_) => errors(403, &["permission denied"]),
             None => no_route("auth/kubernetes/login"),
@@ -115,9 +113,8 @@ impl Vault {
     }
 
     fn look_up(&self, token: &str, lease: &Lease) -> Reply {
-        let text = |at: chrono::DateTime<chrono::Utc>| {
-            at.to_rfc3339_opts(SecondsFormat::Nanos, true)
-        };
+        let text =
+            |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(SecondsFormat::Nanos, true);
         let life = TimeDelta::from_std(lease.life).unwrap_or_default();
         let mut body = envelope();
         body["data"] = json!({

@@ -105,7 +105,9 @@ impl VaultStandIn {
         let mut vault = self.0.lock();
         let version = vault.secrets.get(path).map_or(0, |entry| entry.version) + 1;
         let data = Some(data);
-        vault.secrets.insert(path.to_owned(), Entry { data, version });
+        vault
+            .secrets
+            .insert(path.to_owned(), Entry { data, version });
     }
 
     /// Deletes the newest version of a secret, which leaves its metadata.
