@@ -12,4 +12,5 @@ molecule_hooks::register_hook! {
     description: "Sets variables from files for everybody, for a role and for a workspace",
     config: config::Config,
     build: hook::build,
+    contract: include_str!("../contract.json"),
 }

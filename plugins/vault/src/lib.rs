@@ -13,4 +13,5 @@ molecule_hooks::register_hook! {
     description: "Puts secrets of HashiCorp Vault into every workspace",
     config: config::Config,
     build: hook::build,
+    contract: include_str!("../contract.json"),
 }

@@ -13,7 +13,7 @@ const ENDLESS: TimeDelta = TimeDelta::hours(24);
 /// The keeper looks this often at least, so that a suspended machine or a clock
 /// that was set does not cost the token.
 const LONGEST_REST: Duration = Duration::from_secs(600);
-const SHORTEST_REST: Duration = Duration::from_secs(1);
+const SHORTEST_REST: Duration = Duration::from_millis(250);
 /// The same margin that the cache renews in.
 const RENEWAL_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
@@ -39,8 +39,10 @@ struct Minter {
 struct Lease {
     token: Secret,
     ends_at: DateTime<Utc>,
-    /// Its life when it was new.
+    /// Its life as it was granted last.
     life: TimeDelta,
+    /// Its life when it was new.
+    first_life: TimeDelta,
     renewable: bool,
 }
 
@@ -151,11 +153,11 @@ impl Minter {
             match self.api.renew(&known.token).await {
                 Ok(grant) => {
                     let renewed = Lease {
-                        life: known.life,
+                        first_life: known.first_life,
                         ..Lease::new(grant, now)
                     };
                     // Near its longest life Vault renews for ever shorter times.
-                    let is_long = renewed.ends_at - now >= known.life / 4;
+                    let is_long = renewed.life >= known.first_life / 4;
                     if is_long || !self.login.can_repeat() {
                         tracing::debug!(ends_at = %renewed.ends_at, "vault: token renewed");
                         return Ok(self.keep(renewed));
@@ -201,6 +203,7 @@ impl Lease {
                 .checked_add_signed(life)
                 .unwrap_or(asked_at + ENDLESS),
             life,
+            first_life: life,
             renewable: grant.renewable,
         }
     }

@@ -101,7 +101,8 @@ impl Vault {
             "policies": ["default", "molecule"],
             "token_policies": ["default", "molecule"],
             "metadata": { "role_name": "molecule" },
-            "lease_duration": self.left(lease),
+            // What was granted a moment ago, so it is rounded up.
+            "lease_duration": (self.left_millis(lease) + 999) / 1000,
             "renewable": lease.renewable,
             "entity_id": "",
             "token_type": "service",
@@ -131,7 +132,7 @@ impl Vault {
             "path": "auth/token/create",
             "policies": ["default", "molecule"],
             "renewable": lease.renewable,
-            "ttl": self.left(lease),
+            "ttl": self.left_millis(lease) / 1000,
             "type": "service",
         });
         Reply::json(200, body)

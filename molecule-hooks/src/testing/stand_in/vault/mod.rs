@@ -202,10 +202,10 @@ impl Vault {
         }
     }
 
-    /// Whole seconds left of a lease, as Vault counts; 0 for one without an end.
-    fn left(&self, lease: &Lease) -> i64 {
+    /// Milliseconds left of a lease; 0 for one without an end.
+    fn left_millis(&self, lease: &Lease) -> i64 {
         lease
             .ends_at
-            .map_or(0, |end| (end - self.clock.now()).num_seconds().max(0))
+            .map_or(0, |end| (end - self.clock.now()).num_milliseconds().max(0))
     }
 }
