@@ -44,11 +44,15 @@ impl Trap {
     /// set up something of the language or the C library.
     pub(super) fn spring(&self, look: impl Fn() + Sync) -> Option<&'static str> {
         let transfers = transfers_of(&look).min(transfers_of(&look));
-        let listener = self.listener.as_ref();
-        if listener.is_some_and(|listener| listener.accept().is_ok()) {
-            return Some("connects");
+        let mut connections = 0;
+        while self.listener.as_ref().is_some_and(|it| it.accept().is_ok()) {
+            connections += 1;
         }
-        (transfers > 0).then_some("reads or writes")
+        match (connections, transfers) {
+            (0, 0) => None,
+            (0, _) => Some("reads or writes"),
+            _ => Some("connects"),
+        }
     }
 }
 

@@ -52,17 +52,46 @@ impl Start {
             return Duration::ZERO;
         }
         match (self.busy, busy()) {
-            (Some(before), Some(after)) => passed.saturating_sub(after.saturating_sub(before)),
+            (Some(before), Some(after)) if !after.is_zero() => {
+                passed.saturating_sub(after.saturating_sub(before))
+            }
             // Nobody tells work from waiting here: only a very long time means something.
             _ => passed / 10,
         }
     }
 }
 
-/// How long this thread has worked or wanted to, if the operating system says so.
+/// How long this thread has worked or wanted to, if the operating system says so. It may
+/// answer zero to a thread that has just begun, and always where it does not count.
 fn busy() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let mut numbers = text.split_whitespace().map(|word| word.parse().ok());
     let (running, ready): (u64, u64) = (numbers.next()??, numbers.next()??);
-    (running > 0).then(|| Duration::from_nanos(running.saturating_add(ready)))
+    Some(Duration::from_nanos(running.saturating_add(ready)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_counts_and_working_does_not() {
+        let watch = Watch::default();
+        watch
+            .over(async { tokio::time::sleep(LONGEST_WAIT).await })
+            .await;
+        assert_eq!(watch.too_long(), None, "a timer keeps no thread");
+        let counted = busy().is_some_and(|busy| !busy.is_zero());
+        if counted {
+            let work = async {
+                let end = Instant::now() + LONGEST_WAIT + LONGEST_WAIT / 5;
+                while Instant::now() < end {}
+            };
+            watch.over(work).await;
+            assert_eq!(watch.too_long(), None);
+        }
+        let asleep = LONGEST_WAIT + LONGEST_WAIT / 5;
+        watch.over(async { std::thread::sleep(asleep) }).await;
+        assert_eq!(watch.too_long().is_some(), counted);
+    }
 }

@@ -35,6 +35,7 @@ pub(super) fn scripted(body: Body) -> Sent {
         Body::Truncated(bytes) => Cut {
             promised: bytes.len() as u64,
             half: Some(Bytes::copy_from_slice(&bytes[..bytes.len() / 2])),
+            rested: false,
         }
         .boxed(),
     }
@@ -109,17 +110,24 @@ impl HttpBody for Drops {
 struct Cut {
     promised: u64,
     half: Option<Bytes>,
+    rested: bool,
 }
 
 impl HttpBody for Cut {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Polled {
-        Poll::Ready(Some(match self.half.take() {
-            Some(half) => Ok(Frame::data(half)),
-            None => Err(io::Error::other("scripted end of the body")),
-        }))
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        if let Some(half) = self.half.take() {
+            return Poll::Ready(Some(Ok(Frame::data(half))));
+        }
+        if !self.rested {
+            // Lets the half go out before the error closes the connection.
+            self.rested = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(io::Error::other("scripted end of the body"))))
     }
 
     fn size_hint(&self) -> SizeHint {
