@@ -14,6 +14,8 @@ pub type BuildResult = Result<Option<Arc<dyn EnvMutator>>, HookError>;
 pub struct HookDescriptor {
     /// Lower-kebab name; also the key of its section under `hooks.config`.
     pub name: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
@@ -42,6 +44,7 @@ impl HookDescriptor {
     ) -> Self {
         Self {
             name,
+            package: "",
             version,
             description,
             token_provider,
@@ -52,6 +55,13 @@ impl HookDescriptor {
             #[cfg(feature = "testing")]
             decoded: crate::testing::decoded_keys::<C>,
         }
+    }
+
+    /// Used by [`register_hook!`](crate::register_hook).
+    #[doc(hidden)]
+    pub const fn in_package(mut self, package: &'static str) -> Self {
+        self.package = package;
+        self
     }
 
     /// Used by [`register_hook!`](crate::register_hook).
@@ -164,6 +174,7 @@ macro_rules! register_hook {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
                 $(.with_contract($contract))?
             }
         };

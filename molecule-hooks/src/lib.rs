@@ -39,6 +39,9 @@ pub use token_provider::{GITHUB, Token, TokenProvider, TokenRequest, TokenScope}
 /// The `tracing` this SDK logs through; use it so that events reach the server's log.
 pub use tracing;
 
+/// Version of this SDK.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;

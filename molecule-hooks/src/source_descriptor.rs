@@ -18,6 +18,8 @@ pub struct PluginSourceDescriptor {
     pub name: &'static str,
     /// The scheme that it answers to.
     pub scheme: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
@@ -43,6 +45,7 @@ impl PluginSourceDescriptor {
         Self {
             name,
             scheme,
+            package: "",
             version,
             description,
             fields: C::FIELDS,
@@ -51,6 +54,13 @@ impl PluginSourceDescriptor {
             #[cfg(feature = "testing")]
             decoded: crate::testing::decoded_keys::<C>,
         }
+    }
+
+    /// Used by [`register_plugin_source!`](crate::register_plugin_source).
+    #[doc(hidden)]
+    pub const fn in_package(mut self, package: &'static str) -> Self {
+        self.package = package;
+        self
     }
 
     /// The keys its config type reads, if it is a plain struct.
@@ -157,6 +167,7 @@ macro_rules! register_plugin_source {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
             }
         };
     };

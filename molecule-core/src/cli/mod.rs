@@ -7,6 +7,7 @@
 //! | 2 | the command line is wrong |
 //! | 78 | the configuration is wrong; every problem was printed |
 
+mod build_info;
 mod doctor;
 mod hooks;
 mod secrets;
@@ -52,6 +53,12 @@ enum Command {
     },
     /// List the hooks linked into this binary.
     Hooks {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what this binary is made of: versions, sources, toolchain, hooks.
+    BuildInfo {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -149,6 +156,10 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
         }
         Command::Hooks { json } => {
             hooks::print(json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::BuildInfo { json } => {
+            build_info::print(json)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Migrate => migrate(file),
