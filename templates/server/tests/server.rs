@@ -2,9 +2,11 @@
 
 use std::process::{Command, Output};
 
+const SERVER: &str = env!("CARGO_BIN_EXE_{{project-name}}");
+
 /// Runs the server's command line with this environment and nothing else.
 fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_{{project-name}}"))
+    Command::new(SERVER)
         .args(arguments)
         .env_clear()
         .envs(env.iter().copied())
