@@ -32,15 +32,6 @@ pub(crate) struct Manifest {
     pub(super) hook_crates: Vec<Crate>,
 }
 
-impl Manifest {
-    /// Name and version of every hook crate in the lock file.
-    pub(crate) fn hook_crates(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.hook_crates
-            .iter()
-            .map(|found| (found.name.as_str(), found.version.as_str()))
-    }
-}
-
 /// A crate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Crate {

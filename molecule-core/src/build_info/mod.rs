@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use embedded::EmbeddedManifest;
 use embedded::{Commit, Crate};
 pub(crate) use embedded::{Manifest, manifest};
-use verdict::Verdict;
+pub(crate) use verdict::Verdict;
 
 /// What this binary holds. What no build script wrote down is null.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -78,6 +78,8 @@ pub(crate) struct LinkedSource {
     pub(crate) package: &'static str,
     pub(crate) version: &'static str,
     pub(crate) description: &'static str,
+    /// What the contract kit found; null for a crate that embeds nothing.
+    pub(crate) contract: Option<Verdict>,
     /// The keys its section may have, which only `hooks` shows.
     #[serde(skip)]
     pub(crate) fields: &'static [ConfigField],
@@ -199,6 +201,13 @@ impl BuildInfo {
     }
 }
 
+/// Name and version of every hook crate in the lock file this binary was built from;
+/// none when nobody wrote that down.
+pub(crate) fn hook_crates() -> Vec<(String, String)> {
+    let crates = manifest().unwrap_or_default().hook_crates.into_iter();
+    crates.map(|found| (found.name, found.version)).collect()
+}
+
 fn listed(crates: &[Crate]) -> String {
     let one = |found: &Crate| format!("{} {}", found.name, found.version);
     crates.iter().map(one).collect::<Vec<_>>().join(", ")
@@ -229,6 +238,9 @@ impl LinkedSource {
             package: source.package,
             version: source.version,
             description: source.description,
+            contract: source
+                .contract
+                .map(|text| Verdict::read(text, source.name, source.version)),
             fields: source.fields,
         }
     }

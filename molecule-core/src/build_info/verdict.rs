@@ -1,12 +1,7 @@
 //! What the contract kit found about a hook, as its crate embeds it.
 
+use molecule_hooks::VerdictResult;
 use serde::Serialize;
-use serde_json::Value;
-
-/// The result of a check that found nothing wrong.
-const PASSED: &str = "passed";
-/// The result of a check that found something wrong.
-const FAILED: &str = "failed";
 
 /// The verdict file of a hook crate, read.
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
@@ -18,7 +13,7 @@ pub(crate) struct Verdict {
     /// The version of the crate it was written about.
     pub(crate) crate_version: Option<String>,
     /// The version of the contract kit.
-    pub(crate) kit_version: Option<u64>,
+    pub(crate) kit_version: Option<u32>,
     /// Each check and its result.
     pub(crate) checks: Vec<Check>,
 }
@@ -27,26 +22,33 @@ pub(crate) struct Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub(crate) struct Check {
     pub(crate) name: String,
-    /// `passed`, `failed`, or another word of the kit.
-    pub(crate) result: String,
+    /// `passed`, `failed` or `not-checked`.
+    pub(crate) result: &'static str,
 }
 
 impl Verdict {
     /// Reads what the crate of a hook embeds. A text that is no verdict says nothing
     /// good: it is neither current nor passed.
     pub(super) fn read(text: &str, hook: &str, linked_version: &str) -> Self {
-        let value: Value = serde_json::from_str(text).unwrap_or_default();
-        let crate_version = value["crate_version"].as_str();
-        let checks: Vec<Check> = value["checks"].as_array().map_or_else(Vec::new, |list| {
-            list.iter().filter_map(Check::read).collect()
+        let Some(verdict) = molecule_hooks::Verdict::parse(text) else {
+            return Self {
+                current: false,
+                passed: false,
+                crate_version: None,
+                kit_version: None,
+                checks: Vec::new(),
+            };
+        };
+        let checks = verdict.checks.iter().map(|check| Check {
+            name: check.name.clone(),
+            result: word(check.result),
         });
         Self {
-            current: value["hook"] == hook && crate_version == Some(linked_version),
-            passed: checks.iter().any(|check| check.result == PASSED)
-                && checks.iter().all(|check| check.result != FAILED),
-            crate_version: crate_version.map(str::to_owned),
-            kit_version: value["kit_version"].as_u64(),
-            checks,
+            current: verdict.is_about(hook, linked_version),
+            passed: verdict.is_passed(),
+            crate_version: Some(verdict.crate_version.clone()),
+            kit_version: Some(verdict.kit_version),
+            checks: checks.collect(),
         }
     }
 
@@ -60,19 +62,19 @@ impl Verdict {
     }
 }
 
-impl Check {
-    fn read(value: &Value) -> Option<Self> {
-        Some(Self {
-            name: value["name"].as_str()?.to_owned(),
-            result: value["result"].as_str()?.to_owned(),
-        })
+/// As the file of the verdict has it.
+fn word(result: VerdictResult) -> &'static str {
+    match result {
+        VerdictResult::Passed => "passed",
+        VerdictResult::Failed => "failed",
+        _ => "not-checked",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn verdict(checks: Value) -> String {
         json!({ "kit_version": 1, "hook": "vault", "crate_version": "1.2.0", "checks": checks })
@@ -97,24 +99,15 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_passes_when_something_was_checked_and_nothing_failed() {
-        for (checks, passed) in [
-            (
-                json!([{ "name": "a", "result": "passed" }, { "name": "b", "result": "failed" }]),
-                false,
-            ),
-            (json!([{ "name": "a", "result": "not-checked" }]), false),
-            (json!([]), false),
-            (json!("passed"), false),
-            (json!([{ "name": "a", "result": "passed" }, 7]), true),
-        ] {
-            let text = verdict(checks.clone());
-            assert_eq!(
-                Verdict::read(&text, "vault", "1.2.0").passed,
-                passed,
-                "{checks}"
-            );
-        }
+    fn one_failed_check_is_a_broken_contract() {
+        let text = verdict(json!([
+            { "name": "a", "result": "passed" },
+            { "name": "b", "result": "failed" },
+        ]));
+        let found = Verdict::read(&text, "vault", "1.2.0");
+        assert!(found.current && !found.passed);
+        assert_eq!(found.in_short(), "contract broken");
+        assert_eq!(found.checks[1].result, "failed");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use molecule_hooks::ConfigField;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::build_info::BuildInfo;
+use crate::build_info::{BuildInfo, Verdict};
 
 pub(super) fn print(as_json: bool) {
     let info = BuildInfo::of_this_binary();
@@ -32,17 +32,25 @@ pub(super) fn lines(info: &BuildInfo) -> Vec<String> {
         format!("{name:width$}  {version}  {description}{mark}")
     };
     let hooks = hooks.iter().map(|hook| {
-        let tokens = hook.token_provider.then_some("token provider");
-        let verdict = hook.contract.as_ref().map(|verdict| verdict.in_short());
-        let marks = tokens.into_iter().chain(verdict);
-        let marks: String = marks.map(|mark| format!(" [{mark}]")).collect();
-        line(hook.name, hook.version, hook.description, &marks)
+        let tokens = match hook.token_provider {
+            true => " [token provider]",
+            false => "",
+        };
+        let mark = format!("{tokens}{}", mark(hook.contract.as_ref()));
+        line(hook.name, hook.version, hook.description, &mark)
     });
     let sources = sources.iter().map(|source| {
-        let mark = format!(" [plugin source {}://]", source.scheme);
+        let verdict = mark(source.contract.as_ref());
+        let mark = format!(" [plugin source {}://]{verdict}", source.scheme);
         line(source.name, source.version, source.description, &mark)
     });
     hooks.chain(sources).collect()
+}
+
+fn mark(verdict: Option<&Verdict>) -> String {
+    verdict
+        .map(|verdict| format!(" [{}]", verdict.in_short()))
+        .unwrap_or_default()
 }
 
 /// An entry of `build-info` with the keys its section may have.
