@@ -129,7 +129,7 @@ impl HookContract {
     async fn run(&self) -> Findings {
         let mut findings = Findings::new(rules::HOOK);
         let mut secrets = Secrets::new(&self.setup.secrets);
-        let fence = Fence::new(self.setup.deadline);
+        let fence = Fence::new(self.setup.deadline).await;
         let time = Time::new(&self.setup.context.clock);
         let (hook, is_ours) = match &self.setup.subject {
             Subject::Linked(name) => {
