@@ -17,11 +17,14 @@ async fn the_hook_keeps_its_contract() {
     let section = json!({ "endpoint": "https://service.example.com", "token_file": file });
     let contract = HookContract::new(NAME)
         .section(section)
-        .secret("a-token-nobody-may-see");
+        .secret("a-token-nobody-may-see")
+        .verdict_file(concat!(env!("CARGO_MANIFEST_DIR"), "/contract.json"));
 {%- endif %}
 {%- unless token_provider %}
     let section = json!({ "endpoint": "https://service.example.com" });
-    let contract = HookContract::new(NAME).section(section);
+    let contract = HookContract::new(NAME)
+        .section(section)
+        .verdict_file(concat!(env!("CARGO_MANIFEST_DIR"), "/contract.json"));
 {%- endunless %}
     assert_hook_contract(contract).await;
 }

@@ -33,11 +33,6 @@ fn two_versions_of_the_sdk_do_not_resolve_and_who_wants_them_is_told() {
         "version = \"0.1.0\"",
         "version = \"0.9.0\"",
     );
-    story.edit(
-        "acme-later/Cargo.toml",
-        "[dependencies]\n",
-        "[dependencies]\n# the SDK\n",
-    );
     let manifest = story.path("acme-later/Cargo.toml");
     let text = fs::read_to_string(&manifest).unwrap();
     let later = r#"molecule-hooks = { version = "0.9", path = "../molecule-hooks""#;
@@ -52,7 +47,7 @@ fn two_versions_of_the_sdk_do_not_resolve_and_who_wants_them_is_told() {
     // then cargo names both and the reason
     for part in [
         "links to the native library `molecule-hooks`",
-        "molecule-hooks v0.1.0",
+        "requirements `^0.1.0`",
         "molecule-hooks v0.9.0",
         "acme-later",
     ] {
@@ -80,6 +75,16 @@ fn hooks_of_one_name_are_refused_and_both_crates_are_told() {
         "[dependencies]\nacme-twin-later = { package = \"acme-twin\", path = \"../later/acme-twin\" }",
     );
     story.name_hook("acme-twins", "acme-twin-later");
+    // and another crate whose hook has the same name
+    story.make("new-hook", &["acme-mirror"]);
+    for file in ["src/lib.rs", "src/hook.rs"] {
+        story.edit(
+            &format!("acme-mirror/{file}"),
+            "\"acme-mirror\"",
+            "\"acme-twin\"",
+        );
+    }
+    story.add_hook("acme-twins", "acme-mirror", true);
 
     // when it is built and looks at its configuration
     story.cargo_succeeds("acme-twins", &["build"]);
@@ -90,7 +95,13 @@ fn hooks_of_one_name_are_refused_and_both_crates_are_told() {
     // then that is wrong, and it says what is there twice
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
     let said = said(&output);
-    for part in ["acme-twin", "remove one"] {
+    for part in [
+        "the hook crate acme-twin is linked in 2 versions (0.1.0, 0.2.0)",
+        "cargo tree --duplicates",
+        "two linked hooks are called \"acme-twin\"",
+        "acme-mirror 0.1.0",
+        "remove one of the two crates",
+    ] {
         assert!(said.contains(part), "no {part:?} in: {said}");
     }
 }

@@ -105,12 +105,24 @@ impl Api {
                 "role": "user", "messageId": "m", "parts": [{ "kind": "text", "text": text }],
             }},
         });
-        let path = format!("/workspaces/{id}/a2a");
-        let answer = self.send("POST", &path, Some(body)).await;
-        answer["result"]["parts"][0]["text"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        let url = format!("{}/workspaces/{id}/a2a", self.base);
+        let started = Instant::now();
+        loop {
+            let request = self.http.post(&url).bearer_auth(SECRETS[0].1).json(&body);
+            let response = request.timeout(DEADLINE).send().await.unwrap();
+            let status = response.status();
+            let answer = response.text().await.unwrap();
+            // An agent may be faster than its start, and gets no messages until then.
+            if status == 503 && started.elapsed() < DEADLINE {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+            let answer: Value = serde_json::from_str(&answer).unwrap();
+            let text = answer["result"]["parts"][0]["text"].as_str();
+            return text
+                .unwrap_or_else(|| panic!("{status}: {answer}"))
+                .to_owned();
+        }
     }
 
     /// Ends the agents: they are processes of their own.
@@ -175,7 +187,9 @@ fn a_server_from_the_template_boots_a_workspace_with_the_variable_of_that_hook()
 
     // the binary says what it holds,
     let hooks = as_json(&binary, &folder, &["hooks", "--json"]);
-    assert_eq!(named(&hooks["hooks"], "acme-address")["version"], "0.1.0");
+    let hook = named(&hooks["hooks"], "acme-address");
+    assert_eq!(hook["version"], "0.1.0");
+    assert_eq!(hook["contract"]["current"], true, "{hook:#}");
     let info = as_json(&binary, &folder, &["build-info", "--json"]).to_string();
     assert!(
         info.contains("acme-address") && info.contains("acme-server"),
@@ -203,7 +217,7 @@ fn a_misspelled_key_is_named(binary: &Path, folder: &Path) {
     let hooks = "  config:\n    acme-address: { endpont: https://a.example.com }\n";
     let (code, said) = check(binary, folder, hooks);
     assert_eq!(code, Some(78), "{said}");
-    for part in ["acme-address", "\"endpont\"", "endpoint"] {
+    for part in ["acme-address", "\"endpont\"", "did you mean \"endpoint\"?"] {
         assert!(said.contains(part), "no {part:?} in: {said}");
     }
 }

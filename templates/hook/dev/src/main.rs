@@ -152,10 +152,15 @@ impl Client {
         println!("workspace  {id}, {status}");
         let path = format!("/admin/workspaces/{id}/env-plan");
         let plan = self.call(Method::GET, &path, None).await?;
-        println!("\nthe next boot of the workspace gets");
-        for key in plan["keys"].as_array().into_iter().flatten() {
+        let keys = plan["keys"].as_array().into_iter().flatten();
+        let (hooks, rest): (Vec<_>, Vec<_>) =
+            keys.partition(|key| key["won_by"]["source"] == "hook");
+        println!("\nthe next boot of the workspace gets from hooks");
+        for key in hooks {
             println!("  {}", line(key));
         }
+        let rest: Vec<_> = rest.iter().filter_map(|key| key["key"].as_str()).collect();
+        println!("and from the platform {}", rest.join(", "));
         if plan["error"].is_object() {
             println!("and would fail: {}", plan["error"]["message"]);
         }
@@ -189,12 +194,7 @@ impl Client {
 fn line(key: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let writer = &key["won_by"];
-    let mut line = format!(
-        "{:32} {} {}",
-        text(&key["key"]),
-        text(&writer["source"]),
-        text(&writer["hook"])
-    );
+    let mut line = format!("{:32} {}", text(&key["key"]), text(&writer["hook"]));
     if key["present"] == false {
         line.push_str(" (removed)");
     }
