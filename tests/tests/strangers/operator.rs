@@ -1,6 +1,7 @@
 //! Somebody compiles a server with that hook and runs it.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,11 +34,15 @@ pub(crate) fn with_server(
     let mut server = Running::start(&mut command);
     let address = server.wait_for(0, "listening address=");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let api = Api::new(&address);
-        act(&api, &mut server).await;
-        api.remove_all().await;
-    });
+    let api = Api::new(&address);
+    let acted = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(act(&api, &mut server));
+    }));
+    // Agents are processes of their own and would stay.
+    runtime.block_on(api.remove_all());
+    if let Err(panic) = acted {
+        resume_unwind(panic);
+    }
     assert_eq!(server.end("TERM"), Some(0), "{}", server.said());
 }
 
