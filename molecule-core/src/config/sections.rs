@@ -188,6 +188,10 @@ pub struct WorkspacesConfig {
     pub restarts_per_minute: u32,
     /// Seconds after which a terminal ends in which nothing was typed or printed.
     pub terminal_idle_secs: u64,
+    /// Whether an agent must keep the name, role and runtime that it was given. Off, it
+    /// may change them like the reference platform's; then no hook should decide by them
+    /// what only some agents may know.
+    pub fixed_identity: bool,
 }
 
 impl Default for WorkspacesConfig {
@@ -205,6 +209,7 @@ impl Default for WorkspacesConfig {
             remote_stale_after_secs: 90,
             restarts_per_minute: 60,
             terminal_idle_secs: 900,
+            fixed_identity: false,
         }
     }
 }

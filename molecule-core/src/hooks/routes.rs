@@ -156,6 +156,8 @@ async fn get_credential(
 ) -> ApiResult<Response> {
     let Path((_, name)) = path;
     let provider = app.credentials.named(&name)?;
+    // A shared token would be handed out for a workspace that nobody knows.
+    app.workspaces.require(&canonical(&id)).await?;
     let token = workspace_token(&app, &provider, &id).await?;
     let InstallationToken { token, expires_at } = InstallationToken::of(token);
     Ok(render(Credential {

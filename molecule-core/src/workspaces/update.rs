@@ -170,8 +170,8 @@ impl Workspaces {
     /// now. True when the change takes a restart to be seen by the agent.
     ///
     /// # Errors
-    /// The documented 400s; 403 for an agent that asks for a higher tier or another
-    /// folder of the host; 404 `workspace not found`; 409 when the name is taken or
+    /// The documented 400s; 403 for an agent that asks for a higher tier, another
+    /// folder of the host, or another identity where that is fixed; 404 `workspace not found`; 409 when the name is taken or
     /// the new parent is the workspace itself or below it.
     pub(crate) async fn update(&self, id: Uuid, update: UpdateWorkspace, by: By) -> Result<bool> {
         let changes = update.check()?;
@@ -182,6 +182,9 @@ impl Workspaces {
         let mut row = lock(&mut tx, id, changes.parent_id.flatten()).await?;
         if by == By::Itself {
             changes.check_own(&row)?;
+            if services.config.workspaces.fixed_identity {
+                changes.check_identity(&row)?;
+            }
         }
         let mut changed = changes.apply(&mut row)?;
         let now = timestamp(&services.clock);
@@ -274,6 +277,20 @@ impl Changes {
                 "a workspace cannot change its own workspace_dir",
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses another identity: hooks may decide by it what an agent gets to know.
+    fn check_identity(&self, row: &Current) -> Result<()> {
+        let name = self.name.as_ref().is_some_and(|name| *name != row.name);
+        let role = self.role.as_ref().is_some_and(|role| *role != row.role);
+        let runtime = self.runtime.as_ref().is_some_and(|new| *new != row.runtime);
+        let refused = [(name, "name"), (role, "role"), (runtime, "runtime")];
+        match refused.iter().find(|(differs, _)| *differs) {
+            Some((_, field)) => Err(Error::forbidden(format!(
+                "a workspace cannot change its own {field}"
+            ))),
+            None => Ok(()),
         }
     }
 

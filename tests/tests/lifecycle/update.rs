@@ -251,6 +251,35 @@ on_both_engines! {
         assert_eq!((&row["tier"], &row["workspace_dir"]), (&json!(4), &json!("/srv")));
     }
 
+    async fn an_agent_keeps_the_identity_it_was_given_where_that_is_fixed(engine: Engine) {
+        // Given a server whose hooks go by the roles of agents
+        let app = strict(engine).config(|config| config.workspaces.fixed_identity = true);
+        let app = app.start().await;
+        let one = Agent::online(&app, json!({ "name": "one", "role": "qa" })).await;
+        let own = async |body: Value| {
+            let request = app.request("PATCH", &format!("/workspaces/{}", one.id));
+            request.bearer(&one.token).json(body).send().await
+        };
+        let before = app.database.dump().await;
+
+        // When it asks for another one, then nothing of it is done
+        for (body, field) in [
+            (json!({ "name": "two" }), "name"),
+            (json!({ "role": "deployer", "tier": 1 }), "role"),
+            (json!({ "role": null }), "role"),
+            (json!({ "runtime": "codex" }), "runtime"),
+        ] {
+            own(body).await.assert_error(403, &format!("a workspace cannot change its own {field}"));
+        }
+        assert_eq!(app.database.dump().await, before);
+
+        // And to say what is so, or to change the rest, is no offence; nor is it for an administrator
+        let same = json!({ "name": "one", "role": "qa", "runtime": "langgraph", "tier": 1 });
+        assert_eq!(own(same).await.status, 200);
+        assert_eq!(patch(&app, &one.id, json!({ "role": "deployer" })).await.status, 200);
+        assert_eq!(app.listed(&one.id).await.expect("listed")["role"], "deployer");
+    }
+
     async fn a_folder_that_leads_into_the_system_is_not_mounted(engine: Engine) {
         // Given links to folders of this machine
         let app = strict(engine).start().await;
