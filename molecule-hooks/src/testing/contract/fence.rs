@@ -13,6 +13,9 @@ use super::findings::Findings;
 use super::secrets::Secrets;
 use super::watch::Watch;
 
+/// How long the other tasks of a test have to get going.
+const SETTLING: Duration = Duration::from_millis(50);
+
 /// Runs calls as a server would: with a deadline, behind a panic fence, and with
 /// their log kept.
 pub(super) struct Fence {
@@ -32,7 +35,9 @@ pub(super) enum Ended<T> {
 
 impl Fence {
     /// A fence; what runs on the runtime now is not the hook's.
-    pub(super) fn new(deadline: Duration) -> Self {
+    pub(super) async fn new(deadline: Duration) -> Self {
+        // A server that the test has just started may start tasks of its own first.
+        tokio::time::sleep(SETTLING).await;
         let capture = Capture::default();
         Self {
             deadline,

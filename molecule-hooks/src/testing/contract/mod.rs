@@ -1,8 +1,10 @@
 mod calls;
 mod capture;
 mod fence;
+mod fields;
 mod findings;
 mod folder;
+mod hostile;
 mod io;
 mod keys;
 mod linked;
@@ -129,7 +131,7 @@ impl HookContract {
     async fn run(&self) -> Findings {
         let mut findings = Findings::new(rules::HOOK);
         let mut secrets = Secrets::new(&self.setup.secrets);
-        let fence = Fence::new(self.setup.deadline);
+        let fence = Fence::new(self.setup.deadline).await;
         let time = Time::new(&self.setup.context.clock);
         let (hook, is_ours) = match &self.setup.subject {
             Subject::Linked(name) => {

@@ -78,7 +78,7 @@ impl PluginSourceContract {
     async fn run(&self) -> Findings {
         let mut findings = Findings::new(rules::SOURCE);
         let mut secrets = Secrets::new(&self.setup.secrets);
-        let fence = Fence::new(self.setup.deadline);
+        let fence = Fence::new(self.setup.deadline).await;
         let (source, is_ours) = match &self.setup.subject {
             Subject::Linked(name) => (self.build(name, &mut secrets, &mut findings), true),
             Subject::Instance(source) => (Some(Arc::clone(source)), false),
