@@ -125,6 +125,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(crate::http::system_router())
         .merge(crate::a2a::routes::router())
         .merge(crate::auth::routes::router())
+        .merge(crate::build_info::routes::router())
         .merge(crate::canvas::routes::router())
         .merge(crate::images::routes::router())
         .merge(crate::plugins::routes::router())

@@ -4,6 +4,7 @@ mod a2a;
 mod app;
 mod auth;
 pub mod backend;
+mod build_info;
 mod canvas;
 mod cidr;
 pub mod cli;
@@ -45,3 +46,9 @@ pub use run::run;
 pub use secrets::{EncryptionKey, KeyError};
 pub use server::{Server, ServerBuilder, StartError};
 pub use sweeps::Cadence;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::build_info::EmbeddedManifest;
+    pub use inventory;
+}

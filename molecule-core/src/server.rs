@@ -18,6 +18,7 @@ pub(crate) use parts::{choose_backend, cipher};
 use crate::app::{self, App, Parts};
 use crate::auth::{Auth, TokenHash};
 use crate::backend::{self, PluginSupplies, SharedBackend};
+use crate::build_info::BuildInfo;
 use crate::canvas::Canvas;
 use crate::cidr::Cidr;
 use crate::config::{BackendChoice, Config, ConfigError};
@@ -543,6 +544,7 @@ fn log_start(
         database = db.engine(),
         "molecule starts"
     );
+    BuildInfo::of_this_binary().log();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::clock::Clock;
+use crate::closest::did_you_mean;
 use crate::error::HookError;
 use crate::secret::REDACTED;
 
@@ -279,12 +281,18 @@ impl RawConfig {
     /// `text` without any value that a secret field has here. Values shorter
     /// than four bytes are no secrets and would only garble the text.
     pub(crate) fn mask_secrets(&self, text: &str, fields: &[ConfigField]) -> String {
-        fields
-            .iter()
-            .filter(|field| field.secret)
-            .filter_map(|field| self.values.get(field.name)?.as_str())
+        self.secret_values(fields)
             .filter(|value| value.len() >= 4)
             .fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
+    }
+
+    /// The texts that the secret ones of `fields` have here, wherever they came from.
+    pub(crate) fn secret_values<'a>(
+        &'a self,
+        fields: &'a [ConfigField],
+    ) -> impl Iterator<Item = &'a str> {
+        let secret = fields.iter().filter(|field| field.secret);
+        secret.filter_map(|field| self.values.get(field.name)?.as_str())
     }
 
     /// True when the operator set nothing at all, neither in the file nor in the
@@ -325,7 +333,13 @@ fn unknown_key(key: &str, fields: &[ConfigField]) -> String {
         .collect();
     match known.is_empty() {
         true => format!("unknown key {key:?}; this hook has no settings"),
-        false => format!("unknown key {key:?}; known keys: {}", known.join(", ")),
+        false => {
+            let meant = did_you_mean(key, fields.iter().map(|field| field.name));
+            format!(
+                "unknown key {key:?}; known keys: {}{meant}",
+                known.join(", ")
+            )
+        }
     }
 }
 
@@ -338,7 +352,7 @@ impl fmt::Debug for RawConfig {
 /// Everything [`Registry::from_linked`](crate::Registry::from_linked) needs: the
 /// `hooks` section of `molecule.yaml` and the process environment. Values are
 /// absent from `Debug`.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct HooksConfig {
     /// Names in the order they shall run; hooks not listed follow by name.
@@ -349,6 +363,24 @@ pub struct HooksConfig {
     pub env: BTreeMap<String, String>,
     /// Handed to every build function.
     pub context: BuildContext,
+    /// How long one build function may take; a minute by default.
+    pub build_timeout: Duration,
+    /// Hook crates among the dependencies of this binary, linked or not, as pairs of
+    /// name and version. Only messages use it; a server knows it from its build manifest.
+    pub hook_crates: Vec<(String, String)>,
+}
+
+impl Default for HooksConfig {
+    fn default() -> Self {
+        Self {
+            order: Vec::new(),
+            sections: BTreeMap::new(),
+            env: BTreeMap::new(),
+            context: BuildContext::default(),
+            build_timeout: Duration::from_secs(60),
+            hook_crates: Vec::new(),
+        }
+    }
 }
 
 impl HooksConfig {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use crate::config::{BuildContext, ConfigField, HookConfig, RawConfig};
 use crate::env_mutator::EnvMutator;
 use crate::error::HookError;
+use crate::linkable::linkable;
 
 /// What a build function returns: the hook, nothing when it is linked but not
 /// configured, or an error that stops start-up.
@@ -14,6 +15,8 @@ pub type BuildResult = Result<Option<Arc<dyn EnvMutator>>, HookError>;
 pub struct HookDescriptor {
     /// Lower-kebab name; also the key of its section under `hooks.config`.
     pub name: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
@@ -42,6 +45,7 @@ impl HookDescriptor {
     ) -> Self {
         Self {
             name,
+            package: "",
             version,
             description,
             token_provider,
@@ -53,47 +57,9 @@ impl HookDescriptor {
             decoded: crate::testing::decoded_keys::<C>,
         }
     }
-
-    /// Used by [`register_hook!`](crate::register_hook).
-    #[doc(hidden)]
-    pub const fn with_contract(mut self, verdict: &'static str) -> Self {
-        self.contract = Some(verdict);
-        self
-    }
-
-    /// The keys its config type reads, if it is a plain struct.
-    #[cfg(feature = "testing")]
-    pub(crate) fn decoded_keys(&self) -> Option<&'static [&'static str]> {
-        (self.decoded)()
-    }
-
-    /// Decodes and validates a section without building; no I/O.
-    ///
-    /// # Errors
-    /// A config error naming every problem.
-    pub fn check(&self, raw: &RawConfig) -> Result<(), HookError> {
-        (self.check)(raw)
-    }
-
-    /// Builds the hook from its section.
-    ///
-    /// # Errors
-    /// Whatever the hook's build function returns; config errors for a section
-    /// that does not decode.
-    pub fn build(&self, raw: &RawConfig, context: &BuildContext) -> BuildResult {
-        (self.build)(raw, context)
-    }
-
-    /// Every hook linked into this binary, ordered by name. Link order means
-    /// nothing.
-    pub fn linked() -> Vec<&'static HookDescriptor> {
-        let mut all: Vec<_> = inventory::iter::<HookDescriptor>.into_iter().collect();
-        all.sort_by_key(|descriptor| descriptor.name);
-        all
-    }
 }
 
-inventory::collect!(HookDescriptor);
+linkable!(HookDescriptor builds dyn EnvMutator as BuildResult, "hook");
 
 /// True for `a`, `gh-identity`, `vault2`: lower-case letters and digits in
 /// segments joined by single hyphens, starting with a letter, at most 64 bytes.
@@ -164,6 +130,7 @@ macro_rules! register_hook {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
                 $(.with_contract($contract))?
             }
         };

@@ -53,6 +53,9 @@ pub struct EnvMap {
     /// removed at least once; some are set again. Each ends with a removal.
     removed: BTreeMap<String, Vec<EnvStep>>,
     writer: EnvSource,
+    /// Tells the contract kit what was refused, also when the hook ignored it.
+    #[cfg(feature = "testing")]
+    refused: Option<crate::testing::Refusals>,
 }
 
 #[derive(Clone)]
@@ -306,6 +309,12 @@ impl EnvMap {
         &self.writer
     }
 
+    /// From now on every refused write of this map and its clones is noted there.
+    #[cfg(feature = "testing")]
+    pub(crate) fn note_refusals(&mut self, refused: crate::testing::Refusals) {
+        self.refused = Some(refused);
+    }
+
     fn write(
         &mut self,
         name: &str,
@@ -313,13 +322,12 @@ impl EnvMap {
         secret: bool,
         expires_at: Option<DateTime<Utc>>,
     ) -> Result<(), EnvError> {
-        check_env_name(name)?;
-        if value.contains('\0') {
-            return Err(EnvError::NulByte(name.to_owned()));
+        let checked = check(name, &value);
+        #[cfg(feature = "testing")]
+        if let (Some(refused), Err(error)) = (&self.refused, &checked) {
+            refused.note(error.clone());
         }
-        if value.len() > MAX_ENV_VALUE_BYTES {
-            return Err(EnvError::TooLong(name.to_owned()));
-        }
+        checked?;
         let writer = self.writer.clone();
         let entry = self.entries.entry(name.to_owned()).or_insert(Entry {
             value: String::new(),
@@ -335,6 +343,17 @@ impl EnvMap {
         }
         Ok(())
     }
+}
+
+fn check(name: &str, value: &str) -> Result<(), EnvError> {
+    check_env_name(name)?;
+    if value.contains('\0') {
+        return Err(EnvError::NulByte(name.to_owned()));
+    }
+    if value.len() > MAX_ENV_VALUE_BYTES {
+        return Err(EnvError::TooLong(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// Checks a variable name against the rules [`EnvMap::set`] enforces.

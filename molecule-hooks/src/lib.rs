@@ -3,11 +3,13 @@
 #[cfg(feature = "archive")]
 pub mod archive;
 mod clock;
+mod closest;
 mod config;
 mod descriptor;
 mod env_map;
 mod env_mutator;
 mod error;
+mod linkable;
 mod plugin_source;
 mod registry;
 mod secret;
@@ -16,6 +18,7 @@ mod source_descriptor;
 pub mod testing;
 mod token_cache;
 mod token_provider;
+mod verdict;
 
 pub use async_trait::async_trait;
 pub use clock::Clock;
@@ -38,8 +41,15 @@ pub use token_cache::{EMPTY_TOKEN, TokenCache};
 pub use token_provider::{GITHUB, Token, TokenProvider, TokenRequest, TokenScope};
 /// The `tracing` this SDK logs through; use it so that events reach the server's log.
 pub use tracing;
+pub use verdict::{Verdict, VerdictCheck, VerdictResult};
+
+/// Version of this SDK.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;
+
+    pub use crate::closest::{closest, did_you_mean};
+    pub use crate::registry::BUILD_THREAD;
 }

@@ -12,6 +12,8 @@ use crate::token_provider::TokenProvider;
 
 mod linked;
 
+pub use linked::BUILD_THREAD;
+
 /// The chain of hooks of one server, and the sources of plugins that hook crates
 /// bring: an ordinary value, cheap to clone, shared by its clones.
 ///

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use crate::config::{BuildContext, ConfigField, HookConfig, RawConfig};
 use crate::error::HookError;
+use crate::linkable::linkable;
 use crate::plugin_source::PluginSource;
 
 /// What a build function of a source returns: the source, nothing when it is linked but
@@ -18,12 +19,16 @@ pub struct PluginSourceDescriptor {
     pub name: &'static str,
     /// The scheme that it answers to.
     pub scheme: &'static str,
+    /// Name of the hook crate; empty when it was not registered by the macro.
+    pub package: &'static str,
     /// Version of the hook crate.
     pub version: &'static str,
     /// One line for `hooks`.
     pub description: &'static str,
     /// The keys its section may have.
     pub fields: &'static [ConfigField],
+    /// The verdict of the contract kit, as JSON, when the crate embeds one.
+    pub contract: Option<&'static str>,
     check: fn(&RawConfig) -> Result<(), HookError>,
     build: fn(&RawConfig, &BuildContext) -> BuildSourceResult,
     #[cfg(feature = "testing")]
@@ -43,50 +48,20 @@ impl PluginSourceDescriptor {
         Self {
             name,
             scheme,
+            package: "",
             version,
             description,
             fields: C::FIELDS,
+            contract: None,
             check: |raw| raw.decode::<C>().map(drop),
             build,
             #[cfg(feature = "testing")]
             decoded: crate::testing::decoded_keys::<C>,
         }
     }
-
-    /// The keys its config type reads, if it is a plain struct.
-    #[cfg(feature = "testing")]
-    pub(crate) fn decoded_keys(&self) -> Option<&'static [&'static str]> {
-        (self.decoded)()
-    }
-
-    /// Decodes and validates a section without building; no I/O.
-    ///
-    /// # Errors
-    /// A config error naming every problem.
-    pub fn check(&self, raw: &RawConfig) -> Result<(), HookError> {
-        (self.check)(raw)
-    }
-
-    /// Builds the source from its section.
-    ///
-    /// # Errors
-    /// Whatever the build function returns; config errors for a section that does not
-    /// decode.
-    pub fn build(&self, raw: &RawConfig, context: &BuildContext) -> BuildSourceResult {
-        (self.build)(raw, context)
-    }
-
-    /// Every source linked into this binary, ordered by name. Link order means nothing.
-    pub fn linked() -> Vec<&'static PluginSourceDescriptor> {
-        let mut all: Vec<_> = inventory::iter::<PluginSourceDescriptor>
-            .into_iter()
-            .collect();
-        all.sort_by_key(|descriptor| descriptor.name);
-        all
-    }
 }
 
-inventory::collect!(PluginSourceDescriptor);
+linkable!(PluginSourceDescriptor builds dyn PluginSource as BuildSourceResult, "plugin source");
 
 /// True for a letter, followed by letters, digits, `+`, `.` and `-`, at most 64 bytes.
 pub const fn is_valid_scheme(scheme: &str) -> bool {
@@ -123,7 +98,9 @@ pub const fn is_valid_scheme(scheme: &str) -> bool {
 /// `build` is `fn(Config, &BuildContext) -> BuildSourceResult`. A source without settings
 /// uses `config: molecule_hooks::NoConfig`. The name is that of its section under
 /// `hooks.config`; the scheme is what stands before `://`, and may be that of a source
-/// the server brings (`local`, `github`), which it then replaces.
+/// the server brings (`local`, `github`), which it then replaces. The last line may be
+/// `contract: include_str!("../contract.json")`, the verdict of
+/// `assert_plugin_source_contract`.
 ///
 /// The server sees the source only if its `main.rs` names the crate:
 /// `use company_store as _;`. A line in `Cargo.toml` alone links nothing.
@@ -134,7 +111,8 @@ macro_rules! register_plugin_source {
         scheme: $scheme:literal,
         description: $description:literal,
         config: $config:ty,
-        build: $build:path $(,)?
+        build: $build:path
+        $(, contract: $contract:expr)? $(,)?
     ) => {
         const _: () = {
             ::core::assert!(
@@ -157,12 +135,14 @@ macro_rules! register_plugin_source {
                         build(raw.decode::<$config>()?, context)
                     },
                 )
+                .in_package(::core::env!("CARGO_PKG_NAME"))
+                $(.with_contract($contract))?
             }
         };
     };
     ($($anything:tt)*) => {
         ::core::compile_error!(
-            "register_plugin_source! wants, in this order: name: \"lower-kebab\", scheme: \"scheme\", description: \"one line\", config: Type, build: function"
+            "register_plugin_source! wants, in this order: name: \"lower-kebab\", scheme: \"scheme\", description: \"one line\", config: Type, build: function, and optionally contract: include_str!(\"../contract.json\")"
         );
     };
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tracing::Instrument;
 
 use crate::clock::Clock;
 use crate::error::HookError;
@@ -169,11 +170,13 @@ impl TokenCache {
         let mint = Arc::clone(&self.0.mint);
         let inner = Arc::downgrade(&self.0);
         let clock = self.0.clock.clone();
-        let task = tokio::spawn(async move {
+        // In the span of who asked first, so that its lines say whose token it is.
+        let refreshing = async move {
             let minted = run_mint(mint, &clock).await;
             Inner::settle(&inner, &minted);
             send.send_replace(Some(minted));
-        });
+        };
+        let task = tokio::spawn(refreshing.in_current_span());
         state.flight = Some(Flight {
             done: done.clone(),
             task: task.abort_handle(),
@@ -197,7 +200,7 @@ async fn run_mint(mint: Arc<Mint>, clock: &Clock) -> Minted {
     // A task of its own, so that a panic ends there; aborted with us. The
     // closure itself runs in it too: it is not ours and may panic as well.
     let mut task = tokio::task::JoinSet::new();
-    task.spawn(async move { mint().await });
+    task.spawn(async move { mint().await }.in_current_span());
     let token = match tokio::time::timeout(MINT_TIMEOUT, task.join_next()).await {
         Err(_) => {
             return Err(HookError::transient(

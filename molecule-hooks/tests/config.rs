@@ -127,7 +127,7 @@ async fn the_section_is_decoded_into_its_type() {
 async fn an_unknown_key_is_refused_with_the_known_ones() {
     assert_eq!(
         problem(&section(json!({ "ulr": "http://a" }))).await,
-        "hook \"subject\": unknown key \"ulr\"; known keys: url, retries, verify, key (or key_file), labels"
+        "hook \"subject\": unknown key \"ulr\"; known keys: url, retries, verify, key (or key_file), labels; did you mean \"url\"?"
     );
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use molecule_hooks::testing::{MAX_RECORDED_BODY_BYTES, Reply, ScriptedUpstream};
+use molecule_hooks::testing::{Fault, MAX_RECORDED_BODY_BYTES, Reply, ScriptedUpstream};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -183,4 +183,152 @@ async fn a_reply_that_http_does_not_know_is_answered_with_the_reason() {
 #[should_panic(expected = "99 is not a final HTTP status")]
 fn a_status_that_does_not_exist_is_a_mistake_of_the_test() {
     let _ = Reply::status(99);
+}
+
+#[tokio::test]
+async fn code_answers_when_nothing_is_queued() {
+    let upstream = ScriptedUpstream::start().await.unwrap();
+    upstream
+        .answer_with(|request| match request.path.as_str() {
+            "/panic" => panic!("on purpose"),
+            path => Reply::text(200, format!("you asked for {path}")),
+        })
+        .reply(Reply::text(200, "queued"));
+    assert!(ask(&upstream, get("/a")).await.unwrap().ends_with("queued"));
+    let answer = ask(&upstream, get("/b")).await.unwrap();
+    assert!(answer.ends_with("you asked for /b"), "{answer}");
+    let cut = ask(&upstream, get("/panic")).await;
+    assert!(cut.map_or(true, |answer| answer.is_empty()));
+    let answer = ask(&upstream, get("/c")).await.unwrap();
+    assert!(answer.ends_with("you asked for /c"), "{answer}");
+    upstream.default_reply(Reply::text(200, "no code any more"));
+    let answer = ask(&upstream, get("/d")).await.unwrap();
+    assert!(answer.ends_with("no code any more"), "{answer}");
+}
+
+fn is_reset(answer: std::io::Result<String>) -> bool {
+    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+#[tokio::test]
+async fn a_fault_breaks_every_answer_until_it_is_mended() {
+    let upstream = ScriptedUpstream::start().await.unwrap();
+    upstream.default_reply(Reply::text(201, "usual"));
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        Authorization: Bearer abc\r\nX-Vault-Token: def\r\n\r\n";
+    for (fault, status, body) in [
+        (Fault::Slow(Duration::from_millis(50)), "201", "usual"),
+        (Fault::Drips(Duration::from_millis(5)), "201", "usual"),
+        (Fault::Wrong, "200", "<title>Sign in to the network</title>"),
+        (
+            Fault::RateLimited(Duration::from_secs(30)),
+            "429",
+            "slow down",
+        ),
+        (Fault::Fails(503), "503", r#"cannot serve "Bearer abc def""#),
+    ] {
+        let started = Instant::now();
+        let answer = ask(upstream.break_down(fault), request).await.unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.ends_with(body), "{fault:?}: {answer}");
+        let waits = matches!(fault, Fault::Slow(_) | Fault::Drips(_));
+        assert!(!waits || started.elapsed() >= Duration::from_millis(25));
+        assert!(status != "429" || answer.contains("retry-after: 30"));
+    }
+    let garbled = ask(upstream.break_down(Fault::Garbled), request).await;
+    assert!(!garbled.unwrap().starts_with("HTTP"));
+    let usual = ask(upstream.mend(), request).await.unwrap();
+    assert!(usual.starts_with("HTTP/1.1 201 ") && usual.ends_with("usual"));
+    assert_eq!(upstream.request_count(), 7);
+}
+
+#[tokio::test]
+async fn a_truncated_answer_promises_more_than_it_holds() {
+    let upstream = ScriptedUpstream::start().await.unwrap();
+    upstream.default_reply(Reply::text(200, "0123456789"));
+    let answer = ask(upstream.break_down(Fault::Truncated), get("/")).await;
+    let answer = answer.unwrap();
+    assert!(answer.contains("content-length: 10\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n01234"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_dead_upstream_resets_new_and_open_connections_and_keeps_its_queue() {
+    let upstream = ScriptedUpstream::start().await.unwrap();
+    upstream.reply(Reply::text(200, "queued"));
+    upstream.break_down(Fault::Dead);
+    assert!(is_reset(ask(&upstream, get("/")).await));
+    assert_eq!(upstream.request_count(), 0);
+    let answer = ask(upstream.mend(), get("/")).await.unwrap();
+    assert!(answer.ends_with("queued"), "{answer}");
+
+    upstream.default_reply(Reply::text(200, "first"));
+    let address = upstream.address();
+    let (open, opened) = tokio::sync::oneshot::channel();
+    let (broken, dies) = std::sync::mpsc::channel();
+    let client = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(LONG))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"first") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            answer.extend(byte);
+        }
+        let _ = open.send(());
+        let _ = dies.recv();
+        stream.write_all(get("/").as_bytes())?;
+        stream.read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    });
+    opened.await.unwrap();
+    upstream.break_down(Fault::Dead);
+    broken.send(()).unwrap();
+    assert!(is_reset(client.await.unwrap()));
+}
+
+#[tokio::test]
+async fn an_oversized_answer_does_not_end_and_a_silent_one_does_not_begin() {
+    let upstream = ScriptedUpstream::start().await.unwrap();
+    upstream.default_reply(Reply::text(200, "usual"));
+    upstream.break_down(Fault::Oversized);
+    let address = upstream.address();
+    let left = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(get("/").as_bytes())?;
+        stream.read_exact(&mut [0; 1_000_000])
+    });
+    left.await.unwrap().unwrap();
+    upstream.break_down(Fault::Silent);
+    let caller = tokio::task::spawn_blocking(move || exchange(address, get("/").as_bytes()));
+    assert!(upstream.wait_for_requests(2, LONG).await);
+    drop(upstream);
+    let answer = tokio::time::timeout(LONG, caller).await.unwrap().unwrap();
+    assert!(answer.map_or(true, |bytes| bytes.is_empty()));
+}
+
+#[test]
+fn there_is_one_fault_of_each_kind_to_try() {
+    let names: Vec<String> = Fault::all()
+        .iter()
+        .map(|fault| format!("{fault:?}"))
+        .collect();
+    for kind in [
+        "Slow",
+        "Silent",
+        "Dead",
+        "Drips",
+        "Truncated",
+        "Oversized",
+        "Wrong",
+        "Garbled",
+        "RateLimited",
+        "Fails",
+    ] {
+        assert!(names.iter().any(|name| name.starts_with(kind)), "{kind}");
+    }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use molecule_hooks::{
-    EnvMap, EnvMutator, HookError, Token, TokenProvider, TokenRequest, TokenScope, WorkspaceContext,
+    EnvMap, EnvMutator, GITHUB, HookError, Token, TokenProvider, TokenRequest, TokenScope,
+    WorkspaceContext,
 };
 
 type Mutate = dyn Fn(&WorkspaceContext, &mut EnvMap) -> Result<(), HookError> + Send + Sync;
@@ -64,6 +65,8 @@ type Minted = Pin<Box<dyn Future<Output = Result<Token, HookError>> + Send>>;
 /// A token provider made of a closure.
 #[derive(Clone)]
 pub struct FnTokens {
+    name: &'static str,
+    service: &'static str,
     scope: TokenScope,
     mint: Arc<dyn Fn(TokenRequest) -> Minted + Send + Sync>,
 }
@@ -76,16 +79,24 @@ impl FnTokens {
         Fut: Future<Output = Result<Token, HookError>> + Send + 'static,
     {
         Self {
+            name: "tokens",
+            service: GITHUB,
             scope,
             mint: Arc::new(move |request| Box::pin(mint(request))),
         }
+    }
+
+    /// The same provider under another name, for another service.
+    pub fn serving(mut self, name: &'static str, service: &'static str) -> Self {
+        (self.name, self.service) = (name, service);
+        self
     }
 }
 
 #[async_trait]
 impl EnvMutator for FnTokens {
     fn name(&self) -> &str {
-        "tokens"
+        self.name
     }
 
     async fn mutate_env(&self, _: &WorkspaceContext, _: &mut EnvMap) -> Result<(), HookError> {
@@ -105,5 +116,9 @@ impl TokenProvider for FnTokens {
 
     fn scope(&self) -> TokenScope {
         self.scope
+    }
+
+    fn service(&self) -> &str {
+        self.service
     }
 }

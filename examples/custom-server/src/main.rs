@@ -9,6 +9,9 @@
 use gh_identity as _;
 use github_app_auth as _;
 
+// What this binary is made of, as build.rs wrote it down: `custom-server build-info`.
+molecule_core::build_info!();
+
 fn main() -> std::process::ExitCode {
     molecule_core::cli::main()
 }

@@ -33,4 +33,10 @@ fn build(config: Config, _: &BuildContext) -> BuildResult {
     Ok(Some(Arc::new(Greeter(greeting))))
 }
 
-register_hook! { name: "env-mutator", description: "Sets GREETING", config: Config, build: build }
+register_hook! {
+    name: "env-mutator",
+    description: "Sets GREETING",
+    config: Config,
+    build: build,
+    contract: include_str!("../contract.json"),
+}

@@ -149,4 +149,5 @@ register_plugin_source! {
     description: "Plugins that are archives on a web server",
     config: Config,
     build: build,
+    contract: include_str!("../contract.json"),
 }

@@ -93,7 +93,8 @@ async fn it_keeps_the_contract() {
         .spec("careful-bash@1.0.0", "careful-bash")
         .missing("careful-bash@2.0.0")
         .invalid("../careful-bash@1.0.0")
-        .invalid("careful-bash@1.0.0#sha256:123");
+        .invalid("careful-bash@1.0.0#sha256:123")
+        .verdict_file(concat!(env!("CARGO_MANIFEST_DIR"), "/contract.json"));
     assert_plugin_source_contract(contract).await;
 }
 

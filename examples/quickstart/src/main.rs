@@ -30,6 +30,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use env_mutator as _;
 use token_provider as _;
 
+// What this binary is made of, as build.rs wrote it down; the log of the server says it.
+molecule_core::build_info!();
+
 use crate::demo::Demo;
 use crate::setup::Choices;
 

@@ -76,5 +76,6 @@ register_hook! {
     description: "Serves demo tokens that change each time",
     config: Config,
     build: build,
-    token_provider: true
+    token_provider: true,
+    contract: include_str!("../contract.json"),
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use molecule_hooks::testing::{FakeClock, HookContract, assert_hook_contract};
 use molecule_hooks::{Clock, EnvMap, HooksConfig, Registry, TokenRequest, WorkspaceContext};
 use serde_json::json;
 use token_provider as _; // links the hook; without this line the chain is empty
@@ -35,4 +36,14 @@ fn a_life_of_zero_is_refused() {
     let config = HooksConfig::new().with_section("token-provider", json!({"ttl_secs": 0}));
     let error = Registry::from_linked(&config).unwrap_err();
     assert!(error.to_string().contains("ttl_secs must be at least 1"));
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let contract = HookContract::new("token-provider")
+        .section(json!({ "ttl_secs": 60 }))
+        .token_lifetime(Duration::from_secs(60))
+        .clock(FakeClock::new().clock())
+        .verdict_file(concat!(env!("CARGO_MANIFEST_DIR"), "/contract.json"));
+    assert_hook_contract(contract).await;
 }

@@ -7,6 +7,7 @@
 //! | 2 | the command line is wrong |
 //! | 78 | the configuration is wrong; every problem was printed |
 
+mod build_info;
 mod doctor;
 mod hooks;
 mod secrets;
@@ -16,8 +17,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use molecule_hooks::__private::{BUILD_THREAD, did_you_mean};
 use molecule_hooks::{HookDescriptor, Registry};
 
+use crate::build_info::hook_crates;
 use crate::config::{Config, ConfigError, Sources, example};
 use crate::server::StartError;
 use crate::{app, store};
@@ -52,6 +55,12 @@ enum Command {
     },
     /// List the hooks linked into this binary.
     Hooks {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what this binary is made of: versions, sources, toolchain, hooks.
+    BuildInfo {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -96,6 +105,7 @@ enum ConfigCommand {
 /// crate. It starts its own tokio runtime.
 pub fn main() -> ExitCode {
     let args = Args::parse();
+    keep_panics_of_builds_back();
     match dispatch(args) {
         Ok(code) => code,
         Err(failure) => {
@@ -103,6 +113,19 @@ pub fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// What a build function panics with is one of the problems that are listed, where
+/// secrets are masked. Standard error would show it as it is.
+fn keep_panics_of_builds_back() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let is_build = |name: &str| name.starts_with(BUILD_THREAD);
+        if !thread.name().is_some_and(is_build) {
+            others(panic);
+        }
+    }));
 }
 
 /// Why a command did not do its work.
@@ -151,6 +174,10 @@ fn dispatch(args: Args) -> Result<ExitCode, Failure> {
             hooks::print(json);
             Ok(ExitCode::SUCCESS)
         }
+        Command::BuildInfo { json } => {
+            build_info::print(json)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Migrate => migrate(file),
         Command::Doctor => doctor(file),
         Command::Openapi => {
@@ -171,12 +198,16 @@ fn load(file: Option<PathBuf>) -> Result<(Config, Registry), Failure> {
     let linked = HookDescriptor::linked();
     for name in config.hooks.timeouts_secs.keys() {
         if !linked.iter().any(|hook| hook.name == name.as_str()) {
+            let meant = did_you_mean(name, linked.iter().map(|hook| hook.name));
             problems.push(format!(
-                "hooks.timeouts_secs.{name}: no hook of that name is linked"
+                "hooks.timeouts_secs.{name}: no hook of that name is linked{meant}"
             ));
         }
     }
-    match Registry::from_linked(&config.hooks_config()) {
+    let mut hooks = config.hooks_config();
+    // What is a dependency and not linked lacks one line only.
+    hooks.hook_crates = hook_crates();
+    match Registry::from_linked(&hooks) {
         Ok(registry) if problems.is_empty() => Ok((config, registry)),
         Ok(_) => Err(ConfigError { problems }.into()),
         Err(error) => {
@@ -210,6 +241,9 @@ fn check(file: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let _inside = runtime.enter();
     let (config, registry) = load(file)?;
     println!("configuration ok ({})", config.environment.as_str());
+    for warning in &config.warnings {
+        println!("warning: {warning}");
+    }
     println!("hooks: [{}]", registry.names().join(", "));
     for name in registry.skipped() {
         println!("hook {name} is linked but not configured; it will be skipped");

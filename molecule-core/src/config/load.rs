@@ -9,7 +9,7 @@ use molecule_hooks::Secret;
 use serde_json::{Map, Value};
 
 use super::environment::{ENV_VARS, put};
-use super::{Config, validate};
+use super::{Config, suggest, validate};
 
 /// The file used when none is named.
 const DEFAULT_FILE: &str = "molecule.yaml";
@@ -139,6 +139,7 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
             Err(problem) => problems.push(problem),
         }
     }
+    warnings.extend(suggest::misspelled_variables(&sources.env));
     let mut config = decode(root, &mut problems);
     tier_limits(&mut config, &sources.env, &mut problems);
     secret_files(&mut config, &mut problems);
@@ -207,7 +208,7 @@ fn decode(root: Map<String, Value>, problems: &mut Vec<String>) -> Config {
             continue;
         }
         let cause = error.inner().to_string();
-        let said = without_value(&cause);
+        let said = format!("{}{}", without_value(&cause), suggest::meant(&cause));
         let shown = if path.is_empty() {
             "configuration".to_owned()
         } else {

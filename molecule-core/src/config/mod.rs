@@ -8,6 +8,7 @@ mod example;
 mod load;
 mod plugins;
 mod sections;
+mod suggest;
 #[cfg(test)]
 mod tests;
 mod validate;

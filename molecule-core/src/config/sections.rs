@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use molecule_hooks::{HooksConfig, Secret};
 use serde::Deserialize;
@@ -240,6 +241,8 @@ pub struct HooksSection {
     pub timeout_secs: u64,
     /// Seconds per hook, where they differ.
     pub timeouts_secs: BTreeMap<String, u64>,
+    /// Seconds that building one hook may take when the server starts.
+    pub build_timeout_secs: u64,
     /// One section per hook.
     pub config: BTreeMap<String, Value>,
     /// Process environment, from which hooks take the variables they declare.
@@ -253,6 +256,7 @@ impl Default for HooksSection {
             order: Vec::new(),
             timeout_secs: 10,
             timeouts_secs: BTreeMap::new(),
+            build_timeout_secs: 60,
             config: BTreeMap::new(),
             env: BTreeMap::new(),
         }
@@ -265,6 +269,7 @@ impl HooksSection {
         hooks.order.clone_from(&self.order);
         hooks.sections.clone_from(&self.config);
         hooks.env.clone_from(&self.env);
+        hooks.build_timeout = Duration::from_secs(self.build_timeout_secs);
         hooks
     }
 }
@@ -275,6 +280,7 @@ impl std::fmt::Debug for HooksSection {
             .field("order", &self.order)
             .field("timeout_secs", &self.timeout_secs)
             .field("timeouts_secs", &self.timeouts_secs)
+            .field("build_timeout_secs", &self.build_timeout_secs)
             .field("config", &self.config.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }

@@ -31,6 +31,9 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     {
         found.push("hooks.timeout_secs: must be at least 1".to_owned());
     }
+    if !(1..=3600).contains(&config.hooks.build_timeout_secs) {
+        found.push("hooks.build_timeout_secs: must be between 1 and 3600".to_owned());
+    }
     found
 }
 

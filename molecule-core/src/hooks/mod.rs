@@ -144,8 +144,10 @@ impl HookRunner {
             }
             Ok(Err(Ended::Cancelled)) => Err(HookError::transient("was interrupted")),
             Err(_) => Err(HookError::transient(format!(
-                "did not finish within {} s (hooks.timeout_secs)",
-                limit.as_secs()
+                "did not finish within {} s (hooks.timeout_secs); where it needs longer, set \
+                 hooks.timeouts_secs.{}",
+                limit.as_secs(),
+                hook.name()
             ))),
         };
         let result = result.map(|changed| *env = changed);
@@ -174,7 +176,11 @@ impl HookRunner {
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no message");
-        format!("panicked: {}", self.redactor.redact(text))
+        format!(
+            "panicked: {}; this is a bug in the hook, and without its section or its `use` line \
+             workspaces start without it",
+            self.redactor.redact(text)
+        )
     }
 
     fn note(&self, hook: &str, took: Duration, result: &Result<(), HookError>) {

@@ -1,14 +1,18 @@
 //! From what is linked and what is configured to a registry.
 
+mod build;
+mod duplicates;
+
+pub use build::BUILD_THREAD;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Registry, RegistryError};
+use crate::closest::closest;
 use crate::config::{ConfigField, HooksConfig, RawConfig};
 use crate::descriptor::{HookDescriptor, is_valid_hook_name};
 use crate::env_mutator::EnvMutator;
-use crate::error::HookError;
 use crate::plugin_source::PluginSource;
 use crate::source_descriptor::{PluginSourceDescriptor, is_valid_scheme};
 
@@ -20,12 +24,13 @@ pub(super) struct Linked<'a> {
 
 impl Linked<'_> {
     pub(super) fn build(&self, config: &HooksConfig) -> Result<Registry, RegistryError> {
-        let mut problems = self.duplicates();
+        let mut problems = duplicates::problems(self.hooks, self.sources);
         let (hooks, sources) = (self.hooks_by_name(), self.sources_by_name());
         let names: BTreeSet<&str> = hooks.keys().chain(sources.keys()).copied().collect();
         for name in config.sections.keys() {
             if !names.contains(name.as_str()) {
-                problems.push(not_linked(&format!("hooks.config.{name}"), name, &names));
+                let place = format!("hooks.config.{name}");
+                problems.push(self.not_linked(&place, name, &names, config));
             }
         }
         let mut listed = BTreeSet::new();
@@ -36,7 +41,7 @@ impl Linked<'_> {
                 ));
             } else if !hooks.contains_key(name.as_str()) {
                 let hooks = hooks.keys().copied().collect();
-                problems.push(not_linked("hooks.order", name, &hooks));
+                problems.push(self.not_linked("hooks.order", name, &hooks, config));
             }
             if !listed.insert(name.as_str()) {
                 problems.push(format!("hooks.order lists {name:?} twice"));
@@ -85,45 +90,81 @@ impl Linked<'_> {
         sources.map(|source| (source.name, *source)).collect()
     }
 
-    /// Names and schemes that are there more than once. One name is one section, so
-    /// hooks and sources share them.
-    fn duplicates(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let (mut names, mut schemes) = (BTreeMap::new(), BTreeSet::new());
-        let hooks = self.hooks.iter().map(|hook| (hook.name, "hook"));
-        let sources = self.sources.iter();
-        let sources = sources.map(|source| (source.name, "plugin source"));
-        for (name, kind) in hooks.chain(sources) {
-            match names.insert(name, kind) {
-                Some(other) if other == kind => problems.push(format!(
-                    "two linked {kind}s are called {name:?}; remove one of the two crates"
-                )),
-                Some(other) => problems.push(format!(
-                    "a linked {other} and a linked {kind} are both called {name:?}; remove one of \
-                     the two crates"
-                )),
-                None => {}
-            }
+    /// Says what to write where so that the hook is there.
+    fn not_linked(
+        &self,
+        place: &str,
+        name: &str,
+        linked: &BTreeSet<&str>,
+        config: &HooksConfig,
+    ) -> String {
+        let known: Vec<&str> = linked.iter().copied().collect();
+        let known = match known[..] {
+            [] => "none".to_owned(),
+            _ => known.join(", "),
+        };
+        let told = format!(
+            "{place} names the hook {name:?}, which is not linked into this binary (linked: {known})."
+        );
+        let idle = self.idle_crates(config);
+        if let Some((package, version)) =
+            idle.iter().find(|(package, _)| is_crate_of(package, name))
+        {
+            return format!(
+                "{told} Its crate {package} {version} is a dependency already; add the line \
+                 `use {} as _;` to main.rs",
+                package.replace('-', "_")
+            );
         }
-        for source in self.sources {
-            if !schemes.insert(source.scheme) {
-                problems.push(format!(
-                    "two linked plugin sources answer to {:?}; remove one of the two crates",
-                    source.scheme
-                ));
-            }
+        let names = linked.iter().copied();
+        let meant = closest(name, names.chain(idle.iter().map(|(package, _)| *package)));
+        let told = match meant {
+            Some(meant) => format!("{told} Did you mean {meant:?}?"),
+            None => told,
+        };
+        if !is_valid_hook_name(name) {
+            return format!("{told} Names of hooks are lower-kebab, such as corporate-proxy");
         }
-        problems
+        let crate_name = name.replace('-', "_");
+        format!(
+            "{told} Add the dependency `{name} = \"…\"` to Cargo.toml and the line \
+             `use {crate_name} as _;` to main.rs"
+        )
+    }
+
+    /// Hook crates that are dependencies and register nothing here: the `use` is missing.
+    fn idle_crates<'a>(&self, config: &'a HooksConfig) -> Vec<(&'a str, &'a str)> {
+        let linked = |package: &str| {
+            self.hooks.iter().any(|hook| hook.package == package)
+                || self.sources.iter().any(|source| source.package == package)
+        };
+        let crates = config.hook_crates.iter();
+        crates
+            .map(|(package, version)| (package.as_str(), version.as_str()))
+            .filter(|(package, _)| !linked(package))
+            .collect()
     }
 }
 
+/// A crate is called after its hook, perhaps with a word around it.
+fn is_crate_of(package: &str, hook: &str) -> bool {
+    let package = package.replace('_', "-");
+    let name = package.strip_prefix("molecule-").unwrap_or(&package);
+    let name = name.strip_prefix("hook-").unwrap_or(name);
+    let shorter = name.strip_suffix("-hook").unwrap_or(name);
+    [package.as_str(), name, shorter].contains(&hook)
+}
+
 fn build_hook(
-    descriptor: &HookDescriptor,
+    descriptor: &'static HookDescriptor,
     config: &HooksConfig,
 ) -> Result<Option<Arc<dyn EnvMutator>>, Vec<String>> {
-    let built = from_section(descriptor.name, descriptor.fields, config, |raw| {
-        descriptor.build(raw, &config.context)
-    })?;
+    let raw = section(descriptor.name, descriptor.fields, config)?;
+    let (theirs, context) = (raw.clone(), config.context.clone());
+    let built = build::bounded(descriptor.name, config.build_timeout, move || {
+        descriptor.build(&theirs, &context)
+    })
+    .map_err(|problem| vec![raw.mask_secrets(&problem, descriptor.fields)])?;
     match built {
         Some(hook) if hook.name() != descriptor.name => Err(vec![format!(
             "it calls itself {:?}; the name given to register_hook! and EnvMutator::name must agree",
@@ -134,15 +175,18 @@ fn build_hook(
 }
 
 fn build_source(
-    descriptor: &PluginSourceDescriptor,
+    descriptor: &'static PluginSourceDescriptor,
     config: &HooksConfig,
 ) -> Result<Option<Arc<dyn PluginSource>>, Vec<String>> {
     if !is_valid_scheme(descriptor.scheme) {
         return Err(vec![format!("{:?} is no scheme", descriptor.scheme)]);
     }
-    let built = from_section(descriptor.name, descriptor.fields, config, |raw| {
-        descriptor.build(raw, &config.context)
-    })?;
+    let raw = section(descriptor.name, descriptor.fields, config)?;
+    let (theirs, context) = (raw.clone(), config.context.clone());
+    let built = build::bounded(descriptor.name, config.build_timeout, move || {
+        descriptor.build(&theirs, &context)
+    })
+    .map_err(|problem| vec![raw.mask_secrets(&problem, descriptor.fields)])?;
     match built {
         Some(source) if source.scheme() != descriptor.scheme => Err(vec![format!(
             "it answers to {:?}; the scheme given to register_plugin_source! and \
@@ -153,37 +197,19 @@ fn build_source(
     }
 }
 
-/// Reads a section and builds what it is for.
-fn from_section<T>(
+/// The section of one name, with the environment merged in.
+fn section(
     name: &str,
     fields: &[ConfigField],
     config: &HooksConfig,
-    build: impl FnOnce(&RawConfig) -> Result<Option<T>, HookError>,
-) -> Result<Option<T>, Vec<String>> {
+) -> Result<RawConfig, Vec<String>> {
     if !is_valid_hook_name(name) {
         return Err(vec!["its name is not lower-kebab".to_owned()]);
     }
     let section = config.sections.get(name).cloned().unwrap_or_default();
-    let raw = RawConfig::new(section)
+    RawConfig::new(section)
         .map_err(|error| vec![error.chain()])?
-        .overlay(fields, &config.env)?;
-    // A panicking build must not hide what else is wrong.
-    catch_unwind(AssertUnwindSafe(|| build(&raw)))
-        .map_err(|_| vec!["it panicked while it was built; this is a bug in the hook".to_owned()])?
-        .map_err(|error| vec![raw.mask_secrets(&error.chain(), fields)])
-}
-
-fn not_linked(place: &str, name: &str, linked: &BTreeSet<&str>) -> String {
-    let known: Vec<&str> = linked.iter().copied().collect();
-    let known = match known[..] {
-        [] => "none".to_owned(),
-        _ => known.join(", "),
-    };
-    let crate_name = name.replace('-', "_");
-    format!(
-        "{place} names the hook {name:?}, which is not linked into this binary (linked: {known}). \
-         Add the dependency `{name} = \"…\"` to Cargo.toml and the line `use {crate_name} as _;` to main.rs"
-    )
+        .overlay(fields, &config.env)
 }
 
 #[cfg(test)]

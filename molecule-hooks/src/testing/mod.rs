@@ -7,6 +7,7 @@
 //! | [`assert_plugin_source_contract`] | the same for a source of plugins |
 //! | [`run_hook`] | one hook, one workspace, one environment |
 //! | [`ScriptedUpstream`] | an HTTP service that answers, stalls and breaks on command |
+//! | [`Fault`] | the ways in which such a service is slow, wrong, rate-limited or dead |
 //! | [`FakeClock`] | expiry without waiting for it |
 //!
 //! ```standalone_crate
@@ -53,11 +54,12 @@ mod run;
 mod upstream;
 
 pub use clock::FakeClock;
-pub(crate) use contract::decoded_keys;
 pub use contract::{
-    HookContract, PluginSourceContract, Report, Violation, assert_hook_contract,
+    CALL_RULES, COMMON_RULES, HookContract, KIT_VERSION, PluginSourceContract, Report, Rule,
+    SECTION_RULES, SOURCE_RULES, TOKEN_RULES, Violation, assert_hook_contract,
     assert_plugin_source_contract,
 };
+pub(crate) use contract::{Linked, Refusals, decoded_keys};
 pub use reply::Reply;
 pub use run::run_hook;
-pub use upstream::{MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};
+pub use upstream::{Fault, MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

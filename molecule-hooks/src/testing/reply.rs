@@ -36,6 +36,8 @@ pub(super) enum Action {
 pub(super) enum Body {
     Bytes(Vec<u8>),
     Streamed(u64),
+    Dripped { bytes: Vec<u8>, every: Duration },
+    Truncated(Vec<u8>),
 }
 
 impl Reply {
@@ -71,6 +73,19 @@ impl Reply {
         Self::answer(200, Body::Streamed(bytes))
     }
 
+    /// The same answer, its body sent one byte at a time with this pause before each:
+    /// for a client whose timeout must cover the whole answer. Without effect on a reply
+    /// that has no body of its own.
+    pub fn dripping(self, every: Duration) -> Self {
+        self.with_body(|bytes| Body::Dripped { bytes, every })
+    }
+
+    /// The same answer, which promises its whole length and breaks off in the middle of
+    /// its body. Without effect on a reply that has no body of its own.
+    pub fn truncated(self) -> Self {
+        self.with_body(Body::Truncated)
+    }
+
     /// No answer; the connection stays open until the client closes it.
     pub fn hang() -> Self {
         Self::from_action(Action::Hang)
@@ -97,6 +112,15 @@ impl Reply {
     /// Waits this long first.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    fn with_body(mut self, change: impl FnOnce(Vec<u8>) -> Body) -> Self {
+        if let Action::Answer { body, .. } = &mut self.action
+            && let Body::Bytes(bytes) = body
+        {
+            *body = change(std::mem::take(bytes));
+        }
         self
     }
 

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use molecule_hooks::testing::HookContract;
-use molecule_hooks::{EnvMap, EnvMutator, HookError, WorkspaceContext, async_trait, tracing};
+use molecule_hooks::{
+    Clock, EnvMap, EnvMutator, HookError, WorkspaceContext, async_trait, tracing,
+};
 
 use crate::{ids, violations};
 
@@ -38,6 +40,11 @@ enum How {
     LogsASecret,
     LogsWhatItWrote,
     LogsWithinASpan,
+    IgnoresABadName,
+    IgnoresABadValue,
+    WritesWhatHasExpired,
+    ShowsASecret,
+    KeepsTheThreadWaiting,
 }
 
 #[async_trait]
@@ -100,6 +107,17 @@ impl EnvMutator for Broken {
             How::LogsWithinASpan => {
                 let _span = tracing::info_span!("reading", value = input).entered();
             }
+            How::IgnoresABadName => {
+                let _ = env.set("MY-TOKEN", "x");
+                let _ = env.set("ADMIN_TOKEN", "x");
+            }
+            How::IgnoresABadValue => drop(env.set("LONG", "x".repeat(100_000))),
+            How::WritesWhatHasExpired => {
+                let past = Clock::system().now() - Duration::from_secs(60);
+                env.set_secret_until("CREDENTIAL", "old-credential", past)?;
+            }
+            How::ShowsASecret => env.set("PROXY", format!("http://user:{input}@proxy"))?,
+            How::KeepsTheThreadWaiting => std::thread::sleep(Duration::from_millis(1200)),
         }
         Ok(())
     }
@@ -137,10 +155,50 @@ async fn call_failed() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].to_string(), "[call-failed] out of order");
     let found = violations(contract(How::SetsReservedName)).await;
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        [
+            "[env-key-invalid] ADMIN_TOKEN is reserved for the platform",
+            "[call-failed] ADMIN_TOKEN is reserved for the platform"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_refused_variable_is_found_even_when_the_hook_ignores_it() {
+    let found = violations(contract(How::IgnoresABadName)).await;
+    assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(
         found[0].to_string(),
-        "[call-failed] ADMIN_TOKEN is reserved for the platform"
+        "[env-key-invalid] \"MY-TOKEN\" is not a valid environment variable name"
     );
+    let found = ids(contract(How::IgnoresABadValue)).await;
+    assert_eq!(found, ["env-value-invalid"]);
+}
+
+#[tokio::test]
+async fn env_expired() {
+    let found = ids(contract(How::WritesWhatHasExpired)).await;
+    assert_eq!(found, ["env-expired"]);
+}
+
+#[tokio::test]
+async fn secret_visible() {
+    let secret = contract(How::ShowsASecret).workspace_secret("INPUT", "good secret");
+    let found = violations(secret).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].id, "secret-visible");
+    assert!(found[0].message.contains("PROXY"), "{}", found[0]);
+    assert!(!found[0].message.contains("good secret"));
+    let visible = contract(How::ShowsASecret).workspace_env("INPUT", "good secret");
+    assert_eq!(ids(visible).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn blocks_the_thread() {
+    let found = ids(contract(How::KeepsTheThreadWaiting)).await;
+    assert_eq!(found, ["blocks-the-thread"]);
 }
 
 #[tokio::test]

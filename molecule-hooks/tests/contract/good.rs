@@ -67,7 +67,7 @@ impl EnvMutator for Good {
         if let (Some(name), Some(role)) = (&self.role_variable, &workspace.role) {
             env.set(name, role)?;
         }
-        Ok(env.set_secret("GOOD_TOKEN", token.secret.expose())?)
+        Ok(env.set_token("GOOD_TOKEN", &token)?)
     }
 
     fn token_provider(&self) -> Option<&dyn TokenProvider> {
@@ -125,62 +125,79 @@ register_hook! {
     token_provider: true,
 }
 
-/// Every rule, in the order of the checks.
-const STABLE_IDS: [&str; 32] = [
+/// What `contract.json` says of the hook above.
+pub(crate) fn contract(upstream: &ScriptedUpstream) -> HookContract {
+    upstream.default_reply(Reply::text(200, "minted-token-1"));
+    HookContract::new("good")
+        .section(json!({ "address": upstream.address().to_string(), "role_variable": "ROLE" }))
+        .env("GOOD_KEY", "key-that-nobody-may-see")
+        .clock(FakeClock::new().clock())
+        .workspace_env("ROLE", "earlier")
+        .workspace_secret("GOOD_TOKEN", "left-by-the-operator")
+        .secret("minted-token-1")
+        .token_lifetime(Duration::from_secs(3600))
+}
+
+/// Every rule for hooks. The names are stable: renaming one breaks whoever looks for it.
+const STABLE_NAMES: [&str; 46] = [
     "not-linked",
     "linked-twice",
     "bad-description",
+    "bad-field",
     "field-listed-twice",
     "field-not-decoded",
     "key-not-in-fields",
     "config-panics",
     "valid-section-refused",
     "valid-section-skipped",
-    "secret-in-error",
     "unknown-key-accepted",
     "empty-section",
     "example-refused",
     "required-not-required",
+    "config-does-io",
     "name-mismatch",
     "invalid-name",
     "call-panics",
     "call-timeout",
     "call-failed",
+    "env-key-invalid",
+    "env-value-invalid",
+    "env-expired",
+    "secret-visible",
     "not-idempotent",
     "not-concurrent",
     "not-cancel-safe",
     "hostile-env-panics",
     "hostile-workspace-panics",
     "token-provider-undeclared",
+    "token-service-invalid",
     "token-panics",
     "token-timeout",
     "token-failed",
     "token-empty",
     "token-expired",
+    "token-endless",
+    "token-overstated",
     "token-not-concurrent",
+    "token-not-cancel-safe",
+    "token-undated",
+    "token-outlived",
+    "secret-in-error",
     "secret-in-log",
+    "blocks-the-thread",
+    "task-left-behind",
 ];
 
 #[tokio::test]
 async fn a_hook_in_order_passes_every_rule() {
     let upstream = ScriptedUpstream::start().await.unwrap();
-    upstream.default_reply(Reply::text(200, "minted-token-1"));
-    let contract = HookContract::new("good")
-        .section(json!({ "address": upstream.address().to_string(), "role_variable": "ROLE" }))
-        .env("GOOD_KEY", "key-that-nobody-may-see")
-        .clock(FakeClock::new().clock())
-        .workspace_env("ROLE", "earlier")
-        .workspace_secret("GOOD_TOKEN", "left-by-the-operator")
-        .secret("minted-token-1");
+    let contract = contract(&upstream);
 
     assert_hook_contract(contract.clone()).await;
 
     let report = contract.check().await.unwrap();
     assert_eq!(report.hook, "good");
-    assert_eq!(
-        report.checked, STABLE_IDS,
-        "renaming a rule breaks whoever looks for it"
-    );
+    assert_eq!(report.checked, STABLE_NAMES);
     let sent = &upstream.requests()[0];
     assert_eq!(
         sent.header("authorization"),
@@ -188,22 +205,25 @@ async fn a_hook_in_order_passes_every_rule() {
     );
 }
 
+/// The shortest hook in order.
+pub(crate) struct Plain;
+
+#[async_trait]
+impl EnvMutator for Plain {
+    fn name(&self) -> &str {
+        "plain"
+    }
+    async fn mutate_env(
+        &self,
+        workspace: &WorkspaceContext,
+        env: &mut EnvMap,
+    ) -> Result<(), HookError> {
+        Ok(env.set("ID", &workspace.id)?)
+    }
+}
+
 #[tokio::test]
 async fn an_instance_is_checked_without_a_configuration() {
-    struct Plain;
-    #[async_trait]
-    impl EnvMutator for Plain {
-        fn name(&self) -> &str {
-            "plain"
-        }
-        async fn mutate_env(
-            &self,
-            workspace: &WorkspaceContext,
-            env: &mut EnvMap,
-        ) -> Result<(), HookError> {
-            Ok(env.set("ID", &workspace.id)?)
-        }
-    }
     assert_hook_contract(Arc::new(Plain) as Arc<dyn EnvMutator>).await;
 }
 

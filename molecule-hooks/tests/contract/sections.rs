@@ -271,3 +271,154 @@ async fn secret_in_error_of_a_build() {
     assert_eq!(found[0].id, "secret-in-error");
     assert!(!found[0].message.contains("planted"));
 }
+
+#[tokio::test]
+async fn secret_in_error_of_a_secret_that_came_from_a_file() {
+    config!(Filed { key: Option<Secret> }, &[ConfigField::new("key", "x").secret()]);
+    fn build(config: Filed, _: &BuildContext) -> BuildResult {
+        match config.key {
+            None => Ok(Some(Arc::new(Idle("filed")))),
+            Some(key) => Err(HookError::config(format!("the key {}", key.expose()))),
+        }
+    }
+    register_hook! { name: "filed", description: "x", config: Filed, build: build }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "kept-in-a-file\n").unwrap();
+    let contract = HookContract::new("filed").section(json!({ "key_file": file.path() }));
+    let found = violations(contract).await;
+    let ids: Vec<_> = found.iter().map(|v| v.id).collect();
+    assert_eq!(ids, ["secret-in-error", "valid-section-refused"]);
+    assert!(!format!("{found:?}").contains("kept-in-a-file"));
+}
+
+#[tokio::test]
+async fn bad_field() {
+    config!(Dashed { a: Option<String> }, &[ConfigField::new("my-key", "x")]);
+    config!(Silent { a: Option<String> }, &[ConfigField::new("a", "")]);
+    config!(Odd { a: Option<String> }, &[ConfigField::new("a", "x").env("MY KEY")]);
+    config!(
+        Shared { a: Option<String>, b: Option<String> },
+        &[ConfigField::new("a", "x").env("KEY"), ConfigField::new("b", "x").env("KEY")]
+    );
+    fn dashed(_: Dashed, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("dashed"))))
+    }
+    fn silent(_: Silent, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("mute"))))
+    }
+    fn odd(_: Odd, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("odd"))))
+    }
+    fn shared(_: Shared, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("shared"))))
+    }
+    register_hook! { name: "dashed", description: "x", config: Dashed, build: dashed }
+    register_hook! { name: "mute", description: "x", config: Silent, build: silent }
+    register_hook! { name: "odd", description: "x", config: Odd, build: odd }
+    register_hook! { name: "shared", description: "x", config: Shared, build: shared }
+    for (hook, part) in [
+        ("dashed", "is not snake_case"),
+        ("mute", "has no description of one line"),
+        ("odd", "is not a valid environment variable name"),
+        ("shared", "is set by KEY, as \"a\" is"),
+    ] {
+        let found = violations(HookContract::new(hook)).await;
+        let bad = found.iter().find(|v| v.id == "bad-field").expect(hook);
+        assert!(bad.message.contains(part), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn config_does_io() {
+    /// Looks whether the address answers, in the wrong place.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Address {
+        #[serde(default)]
+        address: Option<String>,
+    }
+    impl HookConfig for Address {
+        const FIELDS: &'static [ConfigField] = &[ConfigField::new("address", "x")];
+        fn validate(&self) -> Vec<String> {
+            let address = self.address.as_deref().and_then(|text| text.parse().ok());
+            let address: Option<std::net::SocketAddr> = address;
+            let down =
+                address.is_some_and(|address| std::net::TcpStream::connect(address).is_err());
+            vec!["nobody is there".to_owned(); usize::from(down)]
+        }
+    }
+    fn connects(_: Address, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("connects"))))
+    }
+    register_hook! { name: "connects", description: "x", config: Address, build: connects }
+    let found = violations(HookContract::new("connects")).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].id, "config-does-io");
+    assert!(found[0].message.contains("it connects"), "{}", found[0]);
+}
+
+/// Only Linux counts the reads of a thread.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn config_does_io_on_a_file() {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Listed {
+        #[serde(default)]
+        list: Option<std::path::PathBuf>,
+    }
+    impl HookConfig for Listed {
+        const FIELDS: &'static [ConfigField] = &[ConfigField::new("list", "x")];
+        fn validate(&self) -> Vec<String> {
+            let read = self.list.as_ref().map(std::fs::read_to_string);
+            vec![
+                "list is empty".to_owned();
+                usize::from(matches!(read, Some(Ok(text)) if text.is_empty()))
+            ]
+        }
+    }
+    fn build(_: Listed, _: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Idle("listed"))))
+    }
+    register_hook! { name: "listed", description: "x", config: Listed, build: build }
+    let found = violations(HookContract::new("listed")).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].id, "config-does-io");
+    assert!(found[0].message.contains("reads or writes"), "{}", found[0]);
+}
+
+#[tokio::test]
+async fn task_left_behind() {
+    fn build(_: NoConfig, _: &BuildContext) -> BuildResult {
+        tokio::spawn(std::future::pending::<()>());
+        Ok(Some(Arc::new(Idle("litters"))))
+    }
+    register_hook! { name: "litters", description: "x", config: NoConfig, build: build }
+    let contract = HookContract::new("litters").deadline(std::time::Duration::from_secs(2));
+    assert_eq!(ids(contract).await, ["task-left-behind"]);
+}
+
+#[tokio::test]
+async fn a_task_that_ends_with_its_hook_is_fine() {
+    struct Owner(tokio::task::AbortHandle);
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    #[async_trait]
+    impl EnvMutator for Owner {
+        fn name(&self) -> &str {
+            "owner"
+        }
+        async fn mutate_env(&self, _: &WorkspaceContext, _: &mut EnvMap) -> Result<(), HookError> {
+            Ok(())
+        }
+    }
+    fn build(_: NoConfig, _: &BuildContext) -> BuildResult {
+        let task = tokio::spawn(std::future::pending::<()>());
+        Ok(Some(Arc::new(Owner(task.abort_handle()))))
+    }
+    register_hook! { name: "owner", description: "x", config: NoConfig, build: build }
+    assert_eq!(ids(HookContract::new("owner")).await, [""; 0]);
+}

@@ -1,15 +1,17 @@
 //! Sources of plugins that are in order, and those that are not.
 
-use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use molecule_hooks::testing::{PluginSourceContract, assert_plugin_source_contract};
+use molecule_hooks::testing::{
+    COMMON_RULES, PluginSourceContract, SECTION_RULES, SOURCE_RULES, assert_plugin_source_contract,
+};
 use molecule_hooks::{
     BuildContext, BuildSourceResult, ConfigField, FetchRequest, FetchedPlugin, HookConfig,
-    PluginRef, PluginSource, PluginSourceError, Secret, async_trait, register_plugin_source,
+    NoConfig, PluginRef, PluginSource, PluginSourceError, Secret, async_trait,
+    register_plugin_source, tracing,
 };
 use serde_json::json;
 
@@ -20,8 +22,10 @@ struct Config {
 }
 
 impl HookConfig for Config {
-    const FIELDS: &'static [ConfigField] =
-        &[ConfigField::new("token", "who asks").secret().required()];
+    const FIELDS: &'static [ConfigField] = &[ConfigField::new("token", "who asks")
+        .secret()
+        .required()
+        .example("abc")];
 }
 
 fn build(config: Config, _: &BuildContext) -> BuildSourceResult {
@@ -76,6 +80,14 @@ enum How {
     ResolvesTooFew,
     FailsToResolve,
     PinsToNonsense,
+    AnswersToAnotherScheme,
+    ConnectsWhenItChecks,
+    WritesOutside,
+    KeepsTheThreadWaiting,
+    LogsItsToken,
+    PanicsWhenItResolves,
+    HangsWhenItResolves,
+    InventsRevisions,
 }
 
 #[async_trait]
@@ -83,6 +95,7 @@ impl PluginSource for Store {
     fn scheme(&self) -> &str {
         match self.how {
             How::BadScheme => "my shelf",
+            How::AnswersToAnotherScheme => "board",
             _ => "shelf",
         }
     }
@@ -91,6 +104,11 @@ impl PluginSource for Store {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '@');
         if self.how == How::PanicsOnOddSpecs {
             let _ = &spec[..1];
+        }
+        if self.how == How::ConnectsWhenItChecks
+            && let Ok(address) = spec.parse::<std::net::SocketAddr>()
+        {
+            drop(std::net::TcpStream::connect(address));
         }
         if !spec.is_empty() && spec.len() < 100 && spec.chars().all(plain) {
             return Ok(());
@@ -131,6 +149,12 @@ impl PluginSource for Store {
                 let link = request.destination.join("link");
                 std::os::unix::fs::symlink("/etc/passwd", link).unwrap();
             }
+            How::WritesOutside => {
+                let beside = request.destination.with_file_name("beside");
+                std::fs::write(beside, "x").unwrap();
+            }
+            How::KeepsTheThreadWaiting => std::thread::sleep(Duration::from_millis(1200)),
+            How::LogsItsToken => tracing::info!("asked with {}", self.token.expose()),
             How::ChangesEachTime => text = call.to_string(),
             How::RefusesCompany => {
                 if self.busy.swap(true, Ordering::SeqCst) {
@@ -173,7 +197,14 @@ impl PluginSource for Store {
         match self.how {
             How::ResolvesTooFew => Ok(Vec::new()),
             How::FailsToResolve => Err(PluginSourceError::Failed("on purpose".to_owned())),
-            _ => Ok(vec![Some("revision".to_owned()); refs.len()]),
+            How::PanicsWhenItResolves => panic!("on purpose"),
+            How::HangsWhenItResolves => pending().await,
+            How::InventsRevisions => Ok(vec![Some("revision".to_owned()); refs.len()]),
+            _ => {
+                let known = |wanted: &PluginRef| !matches!(wanted, PluginRef::Tag(_));
+                let answer = |wanted| known(wanted).then(|| "revision".to_owned());
+                Ok(refs.iter().map(answer).collect())
+            }
         }
     }
 
@@ -200,30 +231,60 @@ async fn a_source_that_is_in_order_breaks_nothing() {
     assert_plugin_source_contract(with_specs(contract.clone())).await;
 
     let report = with_specs(contract).check().await.unwrap();
-    let checked: BTreeSet<&str> = report.checked.iter().copied().collect();
-    for id in [
-        "not-linked",
-        "required-not-required",
-        "config-panics",
-        "scheme-mismatch",
-        "invalid-scheme",
-        "check-panics",
-        "spec-accepted",
-        "fetch-timeout",
-        "bad-name",
-        "unsafe-tree",
-        "not-repeatable",
-        "not-concurrent",
-        "not-cancel-safe",
-        "missing-not-told",
-        "limits-misnamed",
-        "resolve-miscounts",
-        "pinned-refused",
-        "secret-in-error",
-        "secret-in-log",
-    ] {
-        assert!(checked.contains(id), "{id} was not checked: {checked:?}");
-    }
+    let rules = [SECTION_RULES, SOURCE_RULES, COMMON_RULES].concat();
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name).collect();
+    assert_eq!(report.checked, names);
+}
+
+/// The names are stable: renaming one breaks whoever looks for it.
+#[test]
+fn rules_keep_their_names() {
+    let names: Vec<&str> = SOURCE_RULES.iter().map(|rule| rule.name).collect();
+    assert_eq!(
+        names.join(" "),
+        "scheme-mismatch invalid-scheme check-panics check-does-io refused-otherwise \
+         spec-accepted spec-refused fetch-failed fetch-panics fetch-timeout bad-name unsafe-tree \
+         writes-outside not-repeatable not-concurrent not-cancel-safe missing-not-told \
+         limits-misnamed pinned-refused resolve-failed resolve-panics resolve-timeout \
+         resolve-miscounts resolve-invents"
+    );
+}
+
+async fn ids(contract: PluginSourceContract) -> Vec<&'static str> {
+    let violations = contract.check().await.err().unwrap_or_default();
+    violations.iter().map(|violation| violation.id).collect()
+}
+
+/// A source that is registered and broken before its first call.
+macro_rules! broken_source {
+    ($name:literal, $config:ty, $build:expr) => {{
+        fn build(config: $config, _: &BuildContext) -> BuildSourceResult {
+            let build: fn($config) -> BuildSourceResult = $build;
+            build(config)
+        }
+        register_plugin_source! {
+            name: $name, scheme: "shelf", description: "x", config: $config, build: build
+        }
+        ids(PluginSourceContract::new($name).deadline(Duration::from_secs(2))).await
+    }};
+}
+
+#[tokio::test]
+async fn a_source_that_is_broken_before_its_first_call_is_found() {
+    let found = broken_source!("board", NoConfig, |_| {
+        let store = Store::new(How::AnswersToAnotherScheme, Secret::new("x"));
+        Ok(Some(Arc::new(store)))
+    });
+    assert_eq!(found, ["scheme-mismatch"]);
+    let found = broken_source!("litter", NoConfig, |_| {
+        tokio::spawn(pending::<()>());
+        Ok(Some(Arc::new(Store::new(How::Well, Secret::new("x")))))
+    });
+    assert_eq!(found, ["task-left-behind"]);
+    let found = broken_source!("off", NoConfig, |_| Ok(None));
+    assert_eq!(found, ["valid-section-skipped"]);
+    let found = broken_source!("falls", NoConfig, |_| panic!("on purpose"));
+    assert_eq!(found, ["config-panics"]);
 }
 
 #[tokio::test]
@@ -247,11 +308,18 @@ async fn every_broken_source_is_found_by_its_rule() {
         (How::ResolvesTooFew, "resolve-miscounts"),
         (How::FailsToResolve, "resolve-failed"),
         (How::PinsToNonsense, "pinned-refused"),
+        (How::ConnectsWhenItChecks, "check-does-io"),
+        (How::WritesOutside, "writes-outside"),
+        (How::KeepsTheThreadWaiting, "blocks-the-thread"),
+        (How::LogsItsToken, "secret-in-log"),
+        (How::PanicsWhenItResolves, "resolve-panics"),
+        (How::HangsWhenItResolves, "resolve-timeout"),
+        (How::InventsRevisions, "resolve-invents"),
     ] {
         let store = Store::new(how, Secret::new("not-a-real-token"));
         let contract = PluginSourceContract::of_instance(Arc::new(store));
         let deadline = match how {
-            How::Hangs => Duration::from_millis(300),
+            How::Hangs | How::HangsWhenItResolves => Duration::from_millis(300),
             _ => Duration::from_secs(30),
         };
         let contract = with_specs(contract)
@@ -269,13 +337,6 @@ async fn every_broken_source_is_found_by_its_rule() {
 
 #[tokio::test]
 async fn a_spec_that_is_taken_or_refused_wrongly_is_found() {
-    let ids = |contract: PluginSourceContract| async {
-        let violations = contract.check().await.err().unwrap_or_default();
-        violations
-            .iter()
-            .map(|violation| violation.id)
-            .collect::<Vec<_>>()
-    };
     let contract = || {
         let store = Store::new(How::Well, Secret::new("not-a-real-token"));
         PluginSourceContract::of_instance(Arc::new(store))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use molecule_hooks::testing::{FakeClock, HookContract};
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, NoConfig, Token, TokenProvider,
@@ -25,6 +26,15 @@ enum How {
     RefusesCompany,
     Quotes,
     Logs,
+    NeverEnds,
+    LivesTooLong,
+    StaysBusyWhenDropped,
+    SlicesTheId,
+    NamesNoService,
+    ChangesItsService,
+    WritesItUndated,
+    WritesItVisibly,
+    ReadsItsOwnClock,
 }
 
 struct Minter {
@@ -40,7 +50,12 @@ impl EnvMutator for Minter {
         "minter"
     }
 
-    async fn mutate_env(&self, _: &WorkspaceContext, _: &mut EnvMap) -> Result<(), HookError> {
+    async fn mutate_env(&self, _: &WorkspaceContext, env: &mut EnvMap) -> Result<(), HookError> {
+        match self.how {
+            How::WritesItUndated => env.set_secret("TOKEN", "a-minted-token")?,
+            How::WritesItVisibly => env.set("TOKEN", "a-minted-token")?,
+            _ => {}
+        }
         Ok(())
     }
 
@@ -76,12 +91,46 @@ impl TokenProvider for Minter {
                 return Err(HookError::transient("refused: an-upstream-token"));
             }
             How::Logs => tracing::trace!(token = "a-minted-token", "minted"),
+            How::NeverEnds => return Ok(Token::new("a-minted-token", DateTime::<Utc>::MAX_UTC)),
+            How::LivesTooLong => {
+                return Ok(Token::new(
+                    "a-minted-token",
+                    later + Duration::from_secs(60),
+                ));
+            }
+            How::StaysBusyWhenDropped => {
+                while self.at_once.swap(1, Ordering::SeqCst) != 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                self.at_once.store(0, Ordering::SeqCst);
+            }
+            How::SlicesTheId => {
+                let workspace = request.workspace.as_ref();
+                drop(workspace.map(|workspace| workspace.id[..8].to_owned()));
+            }
+            How::NamesNoService
+            | How::ChangesItsService
+            | How::WritesItUndated
+            | How::WritesItVisibly
+            | How::ReadsItsOwnClock => {}
         }
         Ok(Token::new("a-minted-token", later))
     }
 
     fn scope(&self) -> TokenScope {
         self.scope
+    }
+
+    fn service(&self) -> &str {
+        match self.how {
+            How::NamesNoService => "Git Lab",
+            How::ChangesItsService => match self.at_once.fetch_add(1, Ordering::SeqCst) % 2 {
+                0 => "gitlab",
+                _ => "github",
+            },
+            _ => "gitlab",
+        }
     }
 }
 
@@ -95,6 +144,7 @@ fn contract(how: How, scope: TokenScope) -> HookContract {
         at_once: AtomicUsize::new(0),
     }))
     .clock(clock)
+    .token_lifetime(Duration::from_secs(60))
     .deadline(Duration::from_secs(2))
 }
 
@@ -112,11 +162,66 @@ async fn each_broken_token_is_found() {
         (How::Panics, "token-panics"),
         (How::Empty, "token-empty"),
         (How::Expired, "token-expired"),
-        (How::RefusesCompany, "token-not-concurrent"),
         (How::Logs, "secret-in-log"),
+        (How::LivesTooLong, "token-overstated"),
+        (How::SlicesTheId, "token-panics"),
+        (How::NamesNoService, "token-service-invalid"),
+        (How::ChangesItsService, "token-service-invalid"),
+        (How::WritesItUndated, "token-undated"),
     ] {
         assert_eq!(ids(contract(how, TokenScope::Shared)).await, [expected]);
     }
+}
+
+#[tokio::test]
+async fn token_not_concurrent() {
+    let found = ids(contract(How::RefusesCompany, TokenScope::Shared)).await;
+    assert_eq!(
+        found,
+        ["token-not-concurrent", "token-not-cancel-safe"],
+        "a dropped request counts as company for ever"
+    );
+}
+
+#[tokio::test]
+async fn token_endless() {
+    let found = ids(contract(How::NeverEnds, TokenScope::Shared)).await;
+    assert_eq!(found, ["token-endless", "token-overstated"]);
+}
+
+#[tokio::test]
+async fn token_not_cancel_safe() {
+    let contract = contract(How::StaysBusyWhenDropped, TokenScope::Shared);
+    let found = ids(contract).await;
+    assert!(found.contains(&"token-not-cancel-safe"), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_visible_token_is_found_without_being_told_of() {
+    let found = ids(contract(How::WritesItVisibly, TokenScope::Shared)).await;
+    assert_eq!(found, ["token-undated", "secret-visible"]);
+}
+
+#[tokio::test]
+async fn token_outlived() {
+    fn build(_: NoConfig, context: &BuildContext) -> BuildResult {
+        Ok(Some(Arc::new(Minter {
+            how: How::ReadsItsOwnClock,
+            scope: TokenScope::Shared,
+            // Stands still, whatever the context's clock says later.
+            time: FakeClock::at(context.clock.now()),
+            at_once: AtomicUsize::new(0),
+        })))
+    }
+    register_hook! {
+        name: "minter-with-a-clock",
+        description: "x",
+        config: NoConfig,
+        build: build,
+        token_provider: true,
+    }
+    let found = ids(HookContract::new("minter-with-a-clock")).await;
+    assert_eq!(found, ["name-mismatch", "token-outlived"]);
 }
 
 #[tokio::test]
@@ -153,6 +258,7 @@ async fn token_provider_undeclared() {
     register_hook! { name: "minter", description: "x", config: NoConfig, build: build }
     assert_eq!(
         ids(HookContract::new("minter")).await,
-        ["token-provider-undeclared"]
+        ["token-provider-undeclared", "token-outlived"],
+        "it has a clock of its own, too"
     );
 }

@@ -11,4 +11,5 @@ molecule_hooks::register_hook! {
     description: "Tells every agent who it is on GitHub and signs what it writes there",
     config: config::Config,
     build: hook::build,
+    contract: include_str!("../contract.json"),
 }

@@ -12,4 +12,5 @@ molecule_hooks::register_hook! {
     config: config::Config,
     build: hook::build,
     token_provider: true,
+    contract: include_str!("../contract.json"),
 }

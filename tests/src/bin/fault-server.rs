@@ -47,6 +47,10 @@ enum Behaviour {
     WritesSecret,
     /// Whatever the name of the workspace says; `ok` when it says nothing.
     ByName,
+    /// Panics when the server starts, with the password in the text.
+    PanicWhenBuilt,
+    /// Is never built.
+    HangWhenBuilt,
 }
 
 impl Behaviour {
@@ -82,6 +86,15 @@ fn scripted(name: &'static str, config: ScriptedConfig) -> BuildResult {
         return Ok(None);
     };
     let password = config.password.map(|password| password.expose().to_owned());
+    match behaviour {
+        Behaviour::PanicWhenBuilt => {
+            panic!("cannot be built with {}", password.unwrap_or_default())
+        }
+        Behaviour::HangWhenBuilt => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
     Ok(Some(Arc::new(Scripted {
         name,
         behaviour,
@@ -140,7 +153,10 @@ impl EnvMutator for Scripted {
             fixed => fixed,
         };
         match behaviour {
-            Behaviour::Ok | Behaviour::ByName => Ok(()),
+            Behaviour::Ok
+            | Behaviour::ByName
+            | Behaviour::PanicWhenBuilt
+            | Behaviour::HangWhenBuilt => Ok(()),
             Behaviour::Error => Err(HookError::permanent(format!(
                 "refused with {}",
                 self.password

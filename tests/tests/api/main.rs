@@ -10,6 +10,7 @@ mod deletion;
 mod external;
 mod heartbeat;
 mod openapi;
+mod providers;
 mod provisioning;
 mod reading;
 mod registry;

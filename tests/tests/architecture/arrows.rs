@@ -10,8 +10,9 @@ const CORE: &str = "molecule-core/src/";
 const WIRING: [&str; 5] = ["app", "cli", "lib", "run", "server"];
 
 /// What a room may use besides itself. An entry with `::` allows that item only.
-const ALLOWED: [(&str, &[&str]); 27] = [
+const ALLOWED: [(&str, &[&str]); 28] = [
     // Plumbing: knows no room above it.
+    ("build_info", &[]),
     ("cidr", &[]),
     (
         "config",

@@ -90,6 +90,58 @@ async fn hooks_as_json_says_what_each_can_be_told() {
 }
 
 #[tokio::test]
+async fn what_the_binary_is_made_of_is_the_same_wherever_it_is_asked() {
+    // given what the build script wrote down
+    let output = run(&mut custom_server(&["build-info", "--json"])).await;
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(info["package"], "custom-server");
+    assert!(
+        info["rustc"].as_str().unwrap().starts_with("rustc 1."),
+        "{info}"
+    );
+    let lock = info["lock_sha256"].as_str().unwrap();
+    let crates = info["hook_crates"].as_array().unwrap();
+    let names: Vec<&Value> = crates.iter().map(|found| &found["name"]).collect();
+    assert_eq!(names, ["gh-identity", "github-app-auth"]);
+    // The sources may be without a repository; with one, it is this one.
+    if let Some(revision) = info["git"]["revision"].as_str() {
+        assert!(
+            revision.len() >= 7 && info["git"]["dirty"].is_boolean(),
+            "{info}"
+        );
+    }
+
+    // when a server of it runs
+    let folder = development("log: { format: json }\n");
+    let mut command = custom_server(&["serve"]);
+    let mut server = Running::start(command.current_dir(folder.path()));
+    let line = server.wait_for("\"this binary\"").await;
+    let address = server.wait_for("\"address\":\"").await;
+    let address = address.split('"').next().unwrap();
+    let reply = reqwest::get(format!("http://{address}/admin/build-info"))
+        .await
+        .unwrap();
+
+    // then it answers the same, and the list of hooks says nothing else of them
+    assert_eq!(reply.status(), 200);
+    let text = reply.text().await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), info);
+    let output = run(&mut custom_server(&["hooks", "--json"])).await;
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let listed = listed["hooks"].as_array().unwrap();
+    for (told, more) in info["hooks"].as_array().unwrap().iter().zip(listed) {
+        for (field, value) in told.as_object().unwrap() {
+            assert_eq!(&more[field], value, "{field}");
+        }
+    }
+    assert_eq!(info["hooks"].as_array().unwrap().len(), listed.len());
+    let log = server.stop().await;
+    for part in [lock, "gh-identity ", "github-app-auth "] {
+        assert!(line.contains(part) || log.contains(part), "{part}: {line}");
+    }
+}
+
+#[tokio::test]
 async fn the_configuration_of_the_example_asks_for_two_secrets_and_no_more() {
     // when it is checked as it is shipped
     let (code, said) = check(&example()).await;

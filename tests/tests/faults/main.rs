@@ -25,4 +25,5 @@ mod provisioning;
 mod proxy;
 mod secrets;
 mod shutdown;
+mod start_up;
 mod takeover;

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_fault-server");
+/// A server that was put together wrongly.
+const DOUBLED: &str = env!("CARGO_BIN_EXE_doubled-server");
 /// The agent of the process backend.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_fault-agent");
 const POLL: Duration = Duration::from_millis(20);
@@ -98,7 +100,11 @@ impl Deployment {
     /// The command line of the server with `args` and nothing of the tests' own
     /// environment but `PATH`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(SERVER);
+        self.command_of(SERVER, args)
+    }
+
+    fn command_of(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()
@@ -112,6 +118,12 @@ impl Deployment {
     /// Runs a command to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the server runs")
+    }
+
+    /// As [`run`](Self::run), of the server that was put together wrongly.
+    pub(crate) fn run_doubled(&self, args: &[&str]) -> Output {
+        let mut command = self.command_of(DOUBLED, args);
+        command.output().expect("the server runs")
     }
 
     /// Starts the server and waits until it listens. Later starts use the port of

@@ -11,6 +11,7 @@ use crate::config::{BuildContext, HookConfig, NoConfig};
 use crate::descriptor::BuildResult;
 use crate::env_map::EnvMap;
 use crate::env_mutator::WorkspaceContext;
+use crate::error::HookError;
 use crate::plugin_source::{FetchRequest, FetchedPlugin, PluginSourceError};
 use crate::source_descriptor::BuildSourceResult;
 
@@ -132,6 +133,134 @@ fn two_linked_hooks_of_one_name_are_refused() {
     assert_eq!(
         found,
         ["two linked hooks are called \"alpha\"; remove one of the two crates"]
+    );
+}
+
+fn of(package: &'static str, version: &'static str, name: &'static str) -> &'static HookDescriptor {
+    let hook = HookDescriptor::new::<NoConfig>(name, version, "a test", false, |_, _| Ok(None));
+    Box::leak(Box::new(hook.in_package(package)))
+}
+
+#[test]
+fn two_crates_with_one_name_are_both_told() {
+    let linked = [
+        of("acme-vault", "1.0.0", "vault"),
+        of("vault", "0.3.1", "vault"),
+    ];
+    assert_eq!(
+        problems(&linked, &HooksConfig::new()),
+        [
+            "two linked hooks are called \"vault\" (acme-vault 1.0.0 and vault 0.3.1); remove one of \
+          the two crates"
+        ]
+    );
+    let linked = [of("vault", "0.3.1", "vault"), of("vault", "0.3.1", "vault")];
+    assert_eq!(
+        problems(&linked, &HooksConfig::new()),
+        ["the crate vault registers the name \"vault\" twice; one crate registers a name once"]
+    );
+}
+
+#[test]
+fn two_versions_of_one_crate_are_one_problem_whatever_they_register() {
+    let linked = [
+        of("vault", "0.2.0", "vault"),
+        of("vault", "0.1.0", "vault"),
+        of("vault", "0.1.0", "vault-tokens"),
+    ];
+    assert_eq!(
+        problems(&linked, &HooksConfig::new()),
+        [
+            "the hook crate vault is linked in 2 versions (0.1.0, 0.2.0); let Cargo.toml ask for one, \
+          and see `cargo tree --duplicates` for who asks for the other"
+        ]
+    );
+}
+
+#[test]
+fn a_crate_that_is_a_dependency_already_lacks_one_line_only() {
+    let mut config = HooksConfig::new().with_section("gitlab-token", json!({}));
+    for package in ["vault", "gitlab-token", "molecule-hook-proxy", "acme"] {
+        config
+            .hook_crates
+            .push((package.to_owned(), "0.4.0".to_owned()));
+    }
+    let linked = [of("vault", "0.4.0", "vault")];
+    let found = problems(&linked, &config);
+    assert_eq!(
+        found,
+        [
+            "hooks.config.gitlab-token names the hook \"gitlab-token\", which is not linked into this \
+          binary (linked: vault). Its crate gitlab-token 0.4.0 is a dependency already; add the line \
+          `use gitlab_token as _;` to main.rs"
+        ]
+    );
+    config.sections.clear();
+    let with =
+        |name: &str| problems(&linked, &config.clone().with_section(name, json!({}))).remove(0);
+    assert!(with("proxy").contains("`use molecule_hook_proxy as _;`"));
+    // Misspelled: of what is linked, or of what only lacks its line
+    let misspelled = with("vualt");
+    assert!(
+        misspelled.contains("(linked: vault). Did you mean \"vault\"? Add the dependency"),
+        "{misspelled}"
+    );
+    assert!(with("gitlab-tokens").contains("Did you mean \"gitlab-token\"?"));
+    let shouted = with("My Vault!");
+    assert!(
+        shouted.ends_with("lower-kebab, such as corporate-proxy"),
+        "{shouted}"
+    );
+    assert!(!shouted.contains("Cargo.toml"), "{shouted}");
+}
+
+#[test]
+fn a_build_that_never_ends_is_one_problem_among_others() {
+    let linked = [
+        descriptor::<NoConfig>("alpha", |_, _| {
+            loop {
+                std::thread::park();
+            }
+        }),
+        limited("beta"),
+    ];
+    let mut config = HooksConfig::new();
+    config.build_timeout = std::time::Duration::from_millis(50);
+    let found = problems(&linked, &config);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0]
+            .starts_with("hook \"alpha\": it was not built within 0 s (hooks.build_timeout_secs)")
+    );
+    assert!(found[1].starts_with("hook \"beta\": missing field `limit`"));
+}
+
+#[test]
+fn a_build_has_the_runtime_of_its_caller_and_its_panic_gives_no_secret_away() {
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Keyed {
+        key: String,
+    }
+    impl HookConfig for Keyed {
+        const FIELDS: &'static [ConfigField] = &[ConfigField::new("key", "a key").secret()];
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let linked = [descriptor::<Keyed>("alpha", |raw, _| {
+        tokio::runtime::Handle::current();
+        let key = raw.decode::<Keyed>()?.key;
+        panic!("cannot parse {key}")
+    })];
+    let config = HooksConfig::new().with_section("alpha", json!({ "key": "hunter2-hunter2" }));
+    let found = problems(&linked, &config);
+    assert!(
+        found[0].starts_with(
+            "hook \"alpha\": it panicked while it was built: cannot parse [REDACTED]; this is"
+        ),
+        "{found:?}"
     );
 }
 

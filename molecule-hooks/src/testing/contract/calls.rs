@@ -1,7 +1,5 @@
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
 use crate::descriptor::is_valid_hook_name;
 use crate::env_map::{EnvMap, MAX_ENV_VALUE_BYTES};
@@ -12,43 +10,43 @@ use crate::registry::{RegisteredHook, Registry};
 use super::HookContract;
 use super::fence::{Ended, Fence};
 use super::findings::Findings;
+use super::refusals::Refusals;
 use super::secrets::{PLANTED, Secrets};
+use super::time::Time;
 
 const AT_ONCE: usize = 32;
 
 type Called = Ended<Result<EnvMap, HookError>>;
 
-/// Checks the calls of a built hook.
+/// Checks the calls of a built hook. Returns what an ordinary one left.
 pub(super) async fn check(
     contract: &HookContract,
     hook: &Arc<dyn EnvMutator>,
     fence: &Fence,
+    time: &Time,
     secrets: &mut Secrets,
     findings: &mut Findings,
-) {
+) -> Option<EnvMap> {
     findings.require("invalid-name", is_valid_hook_name(hook.name()), || {
         format!("{:?} is not lower-kebab", hook.name())
     });
     let registry = Registry::new();
     registry.register(Arc::clone(hook));
-    let Some(hook) = registry.snapshot().pop() else {
-        return;
-    };
     let mut calls = Calls {
         contract,
-        hook,
+        hook: registry.snapshot().pop()?,
         fence,
         secrets,
         findings,
     };
     // The rest compares with an ordinary call, so it needs one.
-    if let Some(first) = calls.check_ordinary().await {
-        calls.check_idempotent(&first).await;
-        calls.check_concurrent(&first).await;
-        calls.check_cancelled().await;
-        calls.check_hostile_env(&first).await;
-        calls.check_hostile_workspace().await;
-    }
+    let first = calls.check_ordinary(time).await?;
+    calls.check_idempotent(&first).await;
+    calls.check_concurrent(&first).await;
+    calls.check_cancelled().await;
+    calls.check_hostile_env(&first).await;
+    calls.check_hostile_workspace().await;
+    Some(first)
 }
 
 struct Calls<'a> {
@@ -60,10 +58,14 @@ struct Calls<'a> {
 }
 
 impl Calls<'_> {
-    async fn check_ordinary(&mut self) -> Option<EnvMap> {
+    async fn check_ordinary(&mut self, time: &Time) -> Option<EnvMap> {
         let workspace = &self.contract.workspace;
-        let called = self.fence.run(self.call(workspace, self.base())).await;
+        let refused = Refusals::default();
+        let mut env = self.base();
+        env.note_refusals(refused.clone());
+        let called = self.fence.run(self.call(workspace, env)).await;
         self.judge("call-panics", "an ordinary call", &called);
+        refused.check(self.findings);
         if let Ended::Returned(Err(error)) = &called {
             let shown = self.secrets.show(error);
             self.findings.note("call-failed", Err(shown));
@@ -72,8 +74,18 @@ impl Calls<'_> {
             return None;
         };
         self.findings.note("call-failed", Ok(()));
+        let base = self.base();
+        // Before what it wrote as secret is added: that may be a word like any other.
+        self.secrets.check_visible(&base, &env, self.findings);
         self.secrets.add_written(&env);
-        Some(env)
+        let changed = base.changed_names(&env);
+        let expired = |name: &&str| env.expires_at(name).is_some_and(|end| end <= time.now());
+        let expired: Vec<&str> = changed.into_iter().filter(expired).collect();
+        self.findings
+            .require("env-expired", expired.is_empty(), || {
+                format!("{expired:?} have expired already; is the time that of the context?")
+            });
+        (!self.fence.is_blocked()).then_some(env)
     }
 
     async fn check_idempotent(&mut self, first: &EnvMap) {
@@ -109,7 +121,7 @@ impl Calls<'_> {
         let workspace = &self.contract.workspace;
         for polls in [1, 2, 5, 20] {
             let call = self.call(workspace, self.base());
-            let dropped = self.fence.run(poll_and_drop(call, polls)).await;
+            let dropped = self.fence.run_and_drop(call, polls).await;
             let after = self.fence.run(self.call(workspace, self.base())).await;
             let outcome = match (&dropped, &after) {
                 (Ended::Panicked, _) => Err("it panics when it is dropped"),
@@ -160,17 +172,7 @@ impl Calls<'_> {
     }
 
     async fn check_hostile_workspace(&mut self) {
-        for text in odd_texts() {
-            let workspace = WorkspaceContext {
-                id: text.clone(),
-                name: text.clone(),
-                role: Some(text.clone()),
-                tier: 255,
-                runtime: text.clone(),
-                template: Some(text.clone()),
-                model: Some(text.clone()),
-                parent_id: Some(text),
-            };
+        for workspace in odd_workspaces() {
             let called = self.fence.run(self.call(&workspace, self.base())).await;
             if !self.judge("hostile-workspace-panics", "an odd workspace", &called) {
                 return;
@@ -241,16 +243,18 @@ fn same_names(called: &Called, expected: &EnvMap) -> Result<(), String> {
     }
 }
 
-/// Polls `call` up to `polls` times, with a short rest in between so that timers
-/// and sockets it waits for can get on, and drops it.
-async fn poll_and_drop(call: impl Future, polls: usize) {
-    let mut call = Box::pin(call);
-    for _ in 0..polls {
-        if poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+/// Workspaces that a program may trip over.
+pub(super) fn odd_workspaces() -> impl Iterator<Item = WorkspaceContext> {
+    odd_texts().into_iter().map(|text| WorkspaceContext {
+        id: text.clone(),
+        name: text.clone(),
+        role: Some(text.clone()),
+        tier: 255,
+        runtime: text.clone(),
+        template: Some(text.clone()),
+        model: Some(text.clone()),
+        parent_id: Some(text),
+    })
 }
 
 /// Values that a program may trip over, none of them invalid.

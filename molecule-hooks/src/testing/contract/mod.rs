@@ -2,22 +2,27 @@ mod calls;
 mod capture;
 mod fence;
 mod findings;
+mod folder;
+mod io;
 mod keys;
+mod linked;
+mod refusals;
+mod rules;
 mod secrets;
 mod section;
+mod setup;
 mod source;
 mod source_calls;
+mod time;
 mod tokens;
+mod verdict;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::clock::Clock;
-use crate::config::BuildContext;
 use crate::descriptor::HookDescriptor;
 use crate::env_mutator::{EnvMutator, WorkspaceContext};
 
@@ -25,61 +30,29 @@ use fence::Fence;
 use findings::Findings;
 pub use findings::{Report, Violation};
 pub(crate) use keys::decoded_keys;
+pub(crate) use linked::Linked;
+pub(crate) use refusals::Refusals;
+pub use rules::{
+    CALL_RULES, COMMON_RULES, KIT_VERSION, Rule, SECTION_RULES, SOURCE_RULES, TOKEN_RULES,
+};
 use secrets::Secrets;
+use setup::{Setup, Subject, setup_methods};
 pub use source::{PluginSourceContract, assert_plugin_source_contract};
+use time::Time;
 
-/// The rules that a server relies on, checked against one hook.
+/// The rules that a server relies on, checked against one hook: [`SECTION_RULES`],
+/// [`CALL_RULES`], [`TOKEN_RULES`] and [`COMMON_RULES`]. Their names are stable.
 ///
-/// | rule | a hook breaks it when |
-/// |---|---|
-/// | `not-linked` | no hook of this name is linked into the test |
-/// | `linked-twice` | two are |
-/// | `bad-description` | its description is empty or has several lines |
-/// | `field-listed-twice` | `FIELDS` has a key twice |
-/// | `field-not-decoded` | `FIELDS` has a key its config type does not read |
-/// | `key-not-in-fields` | its config type reads a key that `FIELDS` does not have |
-/// | `unknown-key-accepted` | it builds from a section with an unknown key |
-/// | `example-refused` | an example in `FIELDS` does not decode |
-/// | `required-not-required` | it builds without a field marked as required |
-/// | `config-panics` | some section makes it panic |
-/// | `empty-section` | the empty section fails with something else than a config error |
-/// | `valid-section-refused` | the section given to the contract does not build |
-/// | `valid-section-skipped` | the section given to the contract builds nothing |
-/// | `invalid-name` | its name is not lower-kebab |
-/// | `name-mismatch` | it calls itself something else than its registered name |
-/// | `call-failed`, `call-panics`, `call-timeout` | a call in ordinary conditions does so |
-/// | `not-idempotent` | a second call fails or sets other variables |
-/// | `not-concurrent` | one of 32 calls at once fails or sets other variables |
-/// | `not-cancel-safe` | a call fails after another one was dropped half-way |
-/// | `hostile-env-panics` | an empty, huge or odd environment makes it panic |
-/// | `hostile-workspace-panics` | odd ids, names or roles make it panic |
-/// | `token-provider-undeclared` | it serves tokens without `token_provider: true` |
-/// | `token-failed`, `token-panics`, `token-timeout` | asking for a token does so |
-/// | `token-empty`, `token-expired` | the token is |
-/// | `token-not-concurrent` | one of 20 requests at once fails |
-/// | `secret-in-error` | a secret can be read in one of its errors |
-/// | `secret-in-log` | a secret can be read in its log |
-///
-/// The ids are stable. Errors and logs are searched for secrets planted in secret
-/// fields and variables, for the secrets of the section, for what the hook wrote
-/// as secret and for its token.
+/// Errors, logs and visible variables are searched for secrets planted in secret fields
+/// and variables, for the secrets of the section, for what the hook wrote as secret and
+/// for its token.
 #[derive(Clone)]
 pub struct HookContract {
-    subject: Subject,
-    section: Value,
-    env: BTreeMap<String, String>,
-    context: BuildContext,
+    setup: Setup<dyn EnvMutator>,
     workspace: WorkspaceContext,
     workspace_env: BTreeMap<String, String>,
     workspace_secrets: BTreeMap<String, String>,
-    secrets: Vec<String>,
-    deadline: Duration,
-}
-
-#[derive(Clone)]
-enum Subject {
-    Linked(String),
-    Instance(Arc<dyn EnvMutator>),
+    token_lifetime: Option<Duration>,
 }
 
 impl HookContract {
@@ -94,7 +67,8 @@ impl HookContract {
         Self::of(Subject::Instance(hook))
     }
 
-    fn of(subject: Subject) -> Self {
+    /// A call may take ten seconds unless set, as on a server.
+    fn of(subject: Subject<dyn EnvMutator>) -> Self {
         let workspace = WorkspaceContext {
             runtime: "langgraph".to_owned(),
             ..WorkspaceContext::new("7aa08951-00d4-4c11-9f6e-2f1f8d0c5b1a")
@@ -102,35 +76,15 @@ impl HookContract {
                 .with_role("contract-test")
         };
         Self {
-            subject,
-            section: Value::Null,
-            env: BTreeMap::new(),
-            context: BuildContext::default(),
+            setup: Setup::new(subject, Duration::from_secs(10)),
             workspace,
             workspace_env: BTreeMap::new(),
             workspace_secrets: BTreeMap::new(),
-            secrets: Vec::new(),
-            deadline: Duration::from_secs(10),
+            token_lifetime: None,
         }
     }
 
-    /// A section that builds the hook.
-    pub fn section(mut self, section: Value) -> Self {
-        self.section = section;
-        self
-    }
-
-    /// A variable of the server's own environment, for fields that name one.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// The clock handed to the hook; also decides whether a token has expired.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.context.clock = clock;
-        self
-    }
+    setup_methods!();
 
     /// The workspace of the ordinary calls.
     pub fn workspace(mut self, workspace: WorkspaceContext) -> Self {
@@ -148,62 +102,68 @@ impl HookContract {
     /// A secret of the workspace that the hook reads. Its value, and the values
     /// planted in its place, must show up in no error and no log.
     pub fn workspace_secret(mut self, name: &str, value: &str) -> Self {
-        self.secrets.push(value.to_owned());
+        self.setup.secrets.push(value.to_owned());
         self.workspace_secrets
             .insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// A text that must show up in no error and no log, for example a token that
-    /// a scripted upstream hands out.
-    pub fn secret(mut self, text: impl Into<String>) -> Self {
-        self.secrets.push(text.into());
-        self
-    }
-
-    /// How long one call may take; ten seconds unless set.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    /// How long a token lives by its issuer's word: none may claim more.
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = Some(lifetime);
         self
     }
 
     /// Checks every rule.
     ///
-    /// Must run on a tokio runtime with time enabled. The hook is called well
-    /// over a hundred times, so give a [`ScriptedUpstream`](super::ScriptedUpstream)
-    /// behind it a default reply.
+    /// Must run on a tokio runtime with time enabled, whose only other tasks are those of
+    /// scripted upstreams. The hook is called well over a hundred times, so give a
+    /// [`ScriptedUpstream`](super::ScriptedUpstream) behind it a default reply.
     ///
     /// # Errors
     /// Every rule that is broken.
     pub async fn check(self) -> Result<Report, Vec<Violation>> {
-        let mut findings = Findings::default();
-        let mut secrets = Secrets::new(&self.secrets);
-        let fence = Fence::new(self.deadline);
-        let hook = match &self.subject {
-            Subject::Linked(name) => self.build(name, &mut secrets, &mut findings),
-            Subject::Instance(hook) => Some(Arc::clone(hook)),
+        self.run().await.finish(self.name())
+    }
+
+    async fn run(&self) -> Findings {
+        let mut findings = Findings::new(rules::HOOK);
+        let mut secrets = Secrets::new(&self.setup.secrets);
+        let fence = Fence::new(self.setup.deadline).await;
+        let time = Time::new(&self.setup.context.clock);
+        let (hook, is_ours) = match &self.setup.subject {
+            Subject::Linked(name) => {
+                let hook = self.build(name, &time, &mut secrets, &mut findings);
+                (hook, true)
+            }
+            Subject::Instance(hook) => (Some(Arc::clone(hook)), false),
         };
-        if let Some(hook) = &hook {
-            calls::check(&self, hook, &fence, &mut secrets, &mut findings).await;
-            tokens::check(&self, hook, &fence, &mut secrets, &mut findings).await;
+        if let Some(hook) = hook {
+            let (secrets, findings) = (&mut secrets, &mut findings);
+            let env = calls::check(self, &hook, &fence, &time, secrets, findings).await;
+            if !fence.is_blocked() {
+                let env = env.as_ref();
+                tokens::check(self, &hook, env, &fence, &time, secrets, findings).await;
+            }
         }
-        secrets.check_log(&fence.log(), &mut findings);
-        findings.finish(self.name())
+        fence.close(is_ours, &secrets, &mut findings).await;
+        findings
     }
 
     /// Builds the linked hook.
     fn build(
         &self,
         name: &str,
+        time: &Time,
         secrets: &mut Secrets,
         findings: &mut Findings,
     ) -> Option<Arc<dyn EnvMutator>> {
-        let given = section::Given {
-            section: &self.section,
-            env: &self.env,
-            context: &self.context,
-        };
         let linked = HookDescriptor::linked();
+        let given = section::Given {
+            section: &self.setup.section,
+            env: &self.setup.env,
+            context: &time.context(),
+        };
         let (linked, hook) = section::check(linked, name, given, secrets, findings)?;
         findings.require("name-mismatch", hook.name() == linked.name, || {
             format!(
@@ -216,10 +176,7 @@ impl HookContract {
     }
 
     fn name(&self) -> String {
-        match &self.subject {
-            Subject::Linked(name) => name.clone(),
-            Subject::Instance(hook) => hook.name().to_owned(),
-        }
+        self.setup.name(|hook| hook.name())
     }
 }
 
@@ -258,15 +215,11 @@ impl From<Arc<dyn EnvMutator>> for HookContract {
 /// ```
 ///
 /// # Panics
-/// When a rule is broken; the message lists all of them.
+/// When a rule is broken; the message lists all of them. When the
+/// [verdict file](HookContract::verdict_file) is not current.
 pub async fn assert_hook_contract(contract: impl Into<HookContract>) {
     let contract = contract.into();
-    let name = contract.name();
-    if let Err(violations) = contract.check().await {
-        let list: String = violations.iter().map(|v| format!("\n  - {v}")).collect();
-        panic!(
-            "hook {name:?} breaks {} rule(s) of its contract:{list}",
-            violations.len()
-        );
-    }
+    let findings = contract.run().await;
+    let linked = HookDescriptor::linked();
+    verdict::conclude(&linked, &contract.setup, &contract.name(), findings);
 }

@@ -38,6 +38,19 @@ impl Secrets {
             .for_each(|(_, value)| self.add(value));
     }
 
+    /// Checks that what a hook changed since `before` shows no secret.
+    pub(super) fn check_visible(&self, before: &EnvMap, after: &EnvMap, findings: &mut Findings) {
+        let changed = before.changed_names(after).into_iter();
+        let shows = |name: &&str| {
+            let value = after.get(name).unwrap_or_default();
+            !after.is_secret(name) && self.found_in(value)
+        };
+        let visible: Vec<&str> = changed.filter(shows).collect();
+        findings.require("secret-visible", visible.is_empty(), || {
+            format!("{visible:?} hold a secret; write them with EnvMap::set_secret or set_token")
+        });
+    }
+
     fn found_in(&self, text: &str) -> bool {
         self.texts.iter().any(|secret| text.contains(secret))
     }

@@ -4,68 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Map, Value, json};
 
 use crate::config::{BuildContext, ConfigField, RawConfig};
-use crate::descriptor::HookDescriptor;
-use crate::env_mutator::EnvMutator;
+use crate::env_map::check_env_name;
 use crate::error::{HookError, HookErrorKind};
-use crate::plugin_source::PluginSource;
-use crate::source_descriptor::PluginSourceDescriptor;
 
 use super::findings::Findings;
+use super::io::Trap;
+use super::linked::Linked;
 use super::secrets::{PLANTED, Secrets};
-
-/// Something that was registered at link time and is built from a section.
-pub(super) trait Linked: Copy {
-    /// What is built.
-    type Built;
-    /// What it is called in messages.
-    const KIND: &'static str;
-
-    fn name(self) -> &'static str;
-    fn description(self) -> &'static str;
-    fn fields(self) -> &'static [ConfigField];
-    fn decoded_keys(self) -> Option<&'static [&'static str]>;
-    fn check(self, raw: &RawConfig) -> Result<(), HookError>;
-    fn build(
-        self,
-        raw: &RawConfig,
-        context: &BuildContext,
-    ) -> Result<Option<Self::Built>, HookError>;
-}
-
-macro_rules! linked {
-    ($descriptor:ty, $built:ty, $kind:literal) => {
-        impl Linked for &'static $descriptor {
-            type Built = std::sync::Arc<$built>;
-            const KIND: &'static str = $kind;
-
-            fn name(self) -> &'static str {
-                self.name
-            }
-            fn description(self) -> &'static str {
-                self.description
-            }
-            fn fields(self) -> &'static [ConfigField] {
-                self.fields
-            }
-            fn decoded_keys(self) -> Option<&'static [&'static str]> {
-                <$descriptor>::decoded_keys(self)
-            }
-            fn check(self, raw: &RawConfig) -> Result<(), HookError> {
-                <$descriptor>::check(self, raw)
-            }
-            fn build(
-                self,
-                raw: &RawConfig,
-                context: &BuildContext,
-            ) -> Result<Option<Self::Built>, HookError> {
-                <$descriptor>::build(self, raw, context)
-            }
-        }
-    };
-}
-
-linked!(HookDescriptor, dyn EnvMutator, "hook");
-linked!(PluginSourceDescriptor, dyn PluginSource, "plugin source");
 
 /// What the author of a hook crate gave for its construction.
 #[derive(Clone, Copy)]
@@ -105,6 +50,7 @@ pub(super) fn check<L: Linked>(
     section.check_examples(secrets, findings);
     section.check_required(secrets, findings);
     section.check_hostile(secrets, findings);
+    section.check_io(findings);
     Some((linked, built?))
 }
 
@@ -122,6 +68,12 @@ fn check_fields(linked: impl Linked, findings: &mut Findings) {
     findings.require("field-listed-twice", twice.is_none(), || {
         format!("FIELDS lists {:?} twice", listed[twice.unwrap_or_default()])
     });
+    findings.note("bad-field", Ok(()));
+    for (at, field) in linked.fields().iter().enumerate() {
+        let problem = bad_field(field, &linked.fields()[..at]);
+        let problem = problem.map(|problem| format!("the key {:?} {problem}", field.name));
+        findings.note("bad-field", problem.map_or(Ok(()), Err));
+    }
     let Some(decoded) = linked.decoded_keys() else {
         return;
     };
@@ -135,6 +87,25 @@ fn check_fields(linked: impl Linked, findings: &mut Findings) {
             format!("the config type reads {name:?}; without an entry in FIELDS nobody can set it")
         });
     }
+}
+
+/// What is wrong with how a key is described.
+fn bad_field(field: &ConfigField, earlier: &[ConfigField]) -> Option<String> {
+    let mut bytes = field.name.bytes();
+    let snake = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if !snake {
+        return Some("is not snake_case".to_owned());
+    }
+    if field.description.trim().is_empty() || field.description.lines().count() != 1 {
+        return Some("has no description of one line".to_owned());
+    }
+    let env = field.env?;
+    if let Err(error) = check_env_name(env) {
+        return Some(format!("names a variable that it cannot have: {error}"));
+    }
+    let other = earlier.iter().find(|other| other.env == Some(env))?;
+    Some(format!("is set by {env}, as {:?} is", other.name))
 }
 
 /// How an attempt to build it ended.
@@ -153,11 +124,9 @@ struct Section<'a, L> {
 impl<L: Linked> Section<'_, L> {
     fn check_valid(&self, secrets: &mut Secrets, findings: &mut Findings) -> Option<L::Built> {
         let values = self.given.section.clone();
-        for field in self.linked.fields().iter().filter(|f| f.secret) {
-            let in_section = values.get(field.name).and_then(Value::as_str);
-            let in_env = field.env.and_then(|name| self.given.env.get(name));
-            in_section.into_iter().for_each(|text| secrets.add(text));
-            in_env.into_iter().for_each(|text| secrets.add(text));
+        if let Ok(raw) = self.raw(values.clone(), None) {
+            let texts = raw.secret_values(self.linked.fields());
+            texts.for_each(|text| secrets.add(text));
         }
         let attempt = self.attempt(values, None, secrets, findings);
         let refused = match &attempt {
@@ -260,6 +229,31 @@ impl<L: Linked> Section<'_, L> {
                 let values = self.with(field.name, value);
                 self.attempt(values, Some(field), secrets, findings);
             }
+        }
+    }
+
+    /// Looks at the valid section, and at sections whose keys lead into a trap.
+    fn check_io(&self, findings: &mut Findings) {
+        let trap = Trap::new();
+        let mut sections = vec![(None, self.given.section.clone())];
+        for field in self.linked.fields() {
+            let leading = trap.texts().into_iter();
+            sections.extend(leading.map(|text| (Some(field), self.with(field.name, json!(text)))));
+        }
+        findings.note("config-does-io", Ok(()));
+        for (field, values) in sections {
+            let Ok(raw) = self.raw(values, field) else {
+                continue;
+            };
+            let did = trap.spring(|| drop(self.linked.check(&raw)));
+            findings.require("config-does-io", did.is_none(), || {
+                let key = field.map_or("the valid section", |field| field.name);
+                let did = did.unwrap_or_default();
+                format!(
+                    "it {did} while it decodes and validates ({key}); leave that to the build \
+                     function"
+                )
+            });
         }
     }
 

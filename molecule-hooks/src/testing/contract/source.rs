@@ -1,64 +1,26 @@
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::clock::Clock;
-use crate::config::BuildContext;
 use crate::plugin_source::PluginSource;
 use crate::source_descriptor::{PluginSourceDescriptor, is_valid_scheme};
 
 use super::fence::Fence;
 use super::findings::{Findings, Report, Violation};
 use super::secrets::Secrets;
-use super::{section, source_calls};
+use super::setup::{Setup, Subject, setup_methods};
+use super::time::Time;
+use super::{rules, section, source_calls, verdict};
 
-/// The rules that a server relies on, checked against one source of plugins.
-///
-/// The rules about linking and configuration are those of
-/// [`HookContract`](super::HookContract), with the same ids. The others:
-///
-/// | rule | a source breaks it when |
-/// |---|---|
-/// | `invalid-scheme` | no text can name its scheme |
-/// | `scheme-mismatch` | it answers to another scheme than it was registered with |
-/// | `check-panics` | some text makes [`check`](PluginSource::check) or another look at it panic |
-/// | `spec-refused` | it refuses the spec given to the contract |
-/// | `spec-accepted` | it accepts a spec that the contract was told is none |
-/// | `refused-otherwise` | it refuses a spec with something else than `InvalidSpec` |
-/// | `fetch-failed`, `fetch-panics`, `fetch-timeout` | fetching the spec does so |
-/// | `bad-name` | what it fetched has a name no plugin can have, or another one than was expected |
-/// | `unsafe-tree` | it left a link or something that is no file in the folder |
-/// | `not-repeatable` | fetching again fails or brings something else |
-/// | `not-concurrent` | one of eight fetches at once fails or brings something else |
-/// | `not-cancel-safe` | a fetch fails after another one was dropped half-way |
-/// | `missing-not-told` | what is not there is not `NotFound` |
-/// | `limits-misnamed` | a tree over the limits is refused with something else than `TooLarge` |
-/// | `resolve-failed`, `resolve-panics`, `resolve-timeout` | asking its upstream does so |
-/// | `resolve-miscounts` | it answers more or fewer revisions than it was asked for |
-/// | `pinned-refused` | it does not accept the spec that means exactly what it fetched |
-/// | `secret-in-error`, `secret-in-log` | a secret can be read there |
-///
-/// The ids are stable.
+/// The rules that a server relies on, checked against one source of plugins:
+/// [`SECTION_RULES`](super::SECTION_RULES), [`SOURCE_RULES`](super::SOURCE_RULES) and
+/// [`COMMON_RULES`](super::COMMON_RULES). Their names are stable.
 #[derive(Clone)]
 pub struct PluginSourceContract {
-    subject: Subject,
-    section: Value,
-    env: BTreeMap<String, String>,
-    context: BuildContext,
-    secrets: Vec<String>,
-    deadline: Duration,
+    pub(super) setup: Setup<dyn PluginSource>,
     pub(super) spec: Option<(String, String)>,
     pub(super) missing: Vec<String>,
     pub(super) invalid: Vec<String>,
-}
-
-#[derive(Clone)]
-enum Subject {
-    Linked(String),
-    Instance(Arc<dyn PluginSource>),
 }
 
 impl PluginSourceContract {
@@ -73,37 +35,17 @@ impl PluginSourceContract {
         Self::of(Subject::Instance(source))
     }
 
-    fn of(subject: Subject) -> Self {
+    /// A call may take thirty seconds unless set.
+    fn of(subject: Subject<dyn PluginSource>) -> Self {
         Self {
-            subject,
-            section: Value::Null,
-            env: BTreeMap::new(),
-            context: BuildContext::default(),
-            secrets: Vec::new(),
-            deadline: Duration::from_secs(30),
+            setup: Setup::new(subject, Duration::from_secs(30)),
             spec: None,
             missing: Vec::new(),
             invalid: Vec::new(),
         }
     }
 
-    /// A section that builds the source.
-    pub fn section(mut self, section: Value) -> Self {
-        self.section = section;
-        self
-    }
-
-    /// A variable of the server's own environment, for fields that name one.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// The clock handed to the source.
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.context.clock = clock;
-        self
-    }
+    setup_methods!();
 
     /// A spec that can be fetched, and the name of the plugin it means. Fetched about
     /// twenty times; without one nothing is.
@@ -124,39 +66,32 @@ impl PluginSourceContract {
         self
     }
 
-    /// A text that must show up in no error and no log.
-    pub fn secret(mut self, text: impl Into<String>) -> Self {
-        self.secrets.push(text.into());
-        self
-    }
-
-    /// How long one call may take; thirty seconds unless set.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
-    /// Checks every rule. Must run on a tokio runtime with time enabled.
+    /// Checks every rule. Must run on a tokio runtime with time enabled, whose only other
+    /// tasks are those of scripted upstreams.
     ///
     /// # Errors
     /// Every rule that is broken.
     pub async fn check(self) -> Result<Report, Vec<Violation>> {
-        let mut findings = Findings::default();
-        let mut secrets = Secrets::new(&self.secrets);
-        let fence = Fence::new(self.deadline);
-        let source = match &self.subject {
-            Subject::Linked(name) => self.build(name, &mut secrets, &mut findings),
-            Subject::Instance(source) => Some(Arc::clone(source)),
+        self.run().await.finish(self.name())
+    }
+
+    async fn run(&self) -> Findings {
+        let mut findings = Findings::new(rules::SOURCE);
+        let mut secrets = Secrets::new(&self.setup.secrets);
+        let fence = Fence::new(self.setup.deadline).await;
+        let (source, is_ours) = match &self.setup.subject {
+            Subject::Linked(name) => (self.build(name, &mut secrets, &mut findings), true),
+            Subject::Instance(source) => (Some(Arc::clone(source)), false),
         };
-        if let Some(source) = &source {
+        if let Some(source) = source {
             let valid = is_valid_scheme(source.scheme());
             findings.require("invalid-scheme", valid, || {
                 format!("{:?} is no scheme", source.scheme())
             });
-            source_calls::check(&self, source, &fence, &secrets, &mut findings).await;
+            source_calls::check(self, &source, &fence, &secrets, &mut findings).await;
         }
-        secrets.check_log(&fence.log(), &mut findings);
-        findings.finish(self.name())
+        fence.close(is_ours, &secrets, &mut findings).await;
+        findings
     }
 
     fn build(
@@ -165,12 +100,12 @@ impl PluginSourceContract {
         secrets: &mut Secrets,
         findings: &mut Findings,
     ) -> Option<Arc<dyn PluginSource>> {
-        let given = section::Given {
-            section: &self.section,
-            env: &self.env,
-            context: &self.context,
-        };
         let linked = PluginSourceDescriptor::linked();
+        let given = section::Given {
+            section: &self.setup.section,
+            env: &self.setup.env,
+            context: &Time::new(&self.setup.context.clock).context(),
+        };
         let (linked, source) = section::check(linked, name, given, secrets, findings)?;
         let agrees = source.scheme() == linked.scheme;
         findings.require("scheme-mismatch", agrees, || {
@@ -184,10 +119,7 @@ impl PluginSourceContract {
     }
 
     fn name(&self) -> String {
-        match &self.subject {
-            Subject::Linked(name) => name.clone(),
-            Subject::Instance(source) => source.scheme().to_owned(),
-        }
+        self.setup.name(|source| source.scheme())
     }
 }
 
@@ -220,14 +152,10 @@ impl fmt::Debug for PluginSourceContract {
 /// ```
 ///
 /// # Panics
-/// When a rule is broken; the message lists all of them.
+/// When a rule is broken; the message lists all of them. When the
+/// [verdict file](PluginSourceContract::verdict_file) is not current.
 pub async fn assert_plugin_source_contract(contract: PluginSourceContract) {
-    let name = contract.name();
-    if let Err(violations) = contract.check().await {
-        let list: String = violations.iter().map(|v| format!("\n  - {v}")).collect();
-        panic!(
-            "plugin source {name:?} breaks {} rule(s) of its contract:{list}",
-            violations.len()
-        );
-    }
+    let findings = contract.run().await;
+    let linked = PluginSourceDescriptor::linked();
+    verdict::conclude(&linked, &contract.setup, &contract.name(), findings);
 }

@@ -2,9 +2,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::plugin_source::{
@@ -13,14 +12,23 @@ use crate::plugin_source::{
 
 use super::fence::{Ended, Fence};
 use super::findings::Findings;
+use super::folder::Folder;
+use super::io::Trap;
 use super::secrets::Secrets;
 use super::source::PluginSourceContract;
 
 /// How many fetches run at once.
 const AT_ONCE: usize = 8;
 
-/// What a fetch brought: the plugin, and its files by their paths.
-type Brought = (FetchedPlugin, BTreeMap<String, Option<Vec<u8>>>);
+/// What a fetch brought.
+#[derive(PartialEq)]
+struct Brought {
+    plugin: FetchedPlugin,
+    /// The files by their paths; `None` for what is neither a file nor a folder.
+    tree: BTreeMap<String, Option<Vec<u8>>>,
+    /// What is there beside the folder that it was given.
+    strays: Vec<String>,
+}
 
 /// Checks everything that happens after the source was built.
 pub(super) async fn check(
@@ -37,6 +45,7 @@ pub(super) async fn check(
         findings,
     };
     calls.check_hostile_specs();
+    calls.check_io(contract.spec.as_ref().map(|(spec, _)| spec.as_str()));
     for spec in &contract.invalid {
         let accepted = calls.source.check(spec).is_ok();
         calls.findings.require("spec-accepted", !accepted, || {
@@ -68,17 +77,9 @@ enum Attempt {
 
 impl Calls<'_> {
     fn check_hostile_specs(&mut self) {
+        self.findings.note("refused-otherwise", Ok(()));
         for spec in hostile_specs() {
-            let looked = catch_unwind(AssertUnwindSafe(|| {
-                let checked = self.source.check(&spec);
-                let _ = (
-                    self.source.is_pinned(&spec),
-                    self.source.is_immutable(&spec),
-                );
-                let _ = self.source.upstream(&spec);
-                let _ = self.source.pinned_to(&spec, "0123");
-                checked
-            }));
+            let looked = catch_unwind(AssertUnwindSafe(|| look(self.source, &spec)));
             let shown: String = spec.chars().take(40).collect();
             self.findings.require("check-panics", looked.is_ok(), || {
                 format!("the spec {shown:?} makes it panic")
@@ -90,6 +91,19 @@ impl Calls<'_> {
                     format!("check must refuse {shown:?} with InvalidSpec")
                 });
             }
+        }
+    }
+
+    fn check_io(&mut self, valid: Option<&str>) {
+        let trap = Trap::new();
+        let mut specs = trap.texts();
+        specs.extend(valid.map(str::to_owned));
+        self.findings.note("check-does-io", Ok(()));
+        for spec in &specs {
+            let did = trap.spring(|| drop(look(self.source, spec)));
+            self.findings.require("check-does-io", did.is_none(), || {
+                format!("it {} when it looks at a text", did.unwrap_or_default())
+            });
         }
     }
 
@@ -107,6 +121,7 @@ impl Calls<'_> {
             self.findings.require("spec-refused", false, || text);
             return;
         }
+        self.findings.note("spec-refused", Ok(()));
         let first = match self.fetch(spec, TreeLimits::default()).await {
             Attempt::Brought(brought) => *brought,
             Attempt::Refused(error) => {
@@ -115,7 +130,12 @@ impl Calls<'_> {
             }
             Attempt::Panicked | Attempt::Late => return,
         };
-        let (plugin, tree) = &first;
+        self.findings.note("fetch-failed", Ok(()));
+        let Brought {
+            plugin,
+            tree,
+            strays,
+        } = &first;
         let good = plugin.name == name && PluginName::parse(&plugin.name).is_some();
         self.findings.require("bad-name", good, || {
             format!(
@@ -128,6 +148,13 @@ impl Calls<'_> {
             let name = odd.map(|(name, _)| name.as_str()).unwrap_or_default();
             format!("{name:?} is neither a file nor a folder")
         });
+        self.findings
+            .require("writes-outside", strays.is_empty(), || {
+                format!("it left {strays:?} beside the folder")
+            });
+        if self.fence.is_blocked() {
+            return;
+        }
         let again = self.fetch(spec, TreeLimits::default()).await;
         self.findings
             .require("not-repeatable", is_same(&again, &first), || {
@@ -207,11 +234,18 @@ impl Calls<'_> {
         let ended = self.fence.run(call).await;
         let id = match ended {
             Ended::Returned(Ok(found)) => {
-                return self
-                    .findings
-                    .require("resolve-miscounts", found.len() == asked, || {
-                        format!("asked for {asked} revisions, it answers {}", found.len())
-                    });
+                let findings = &mut *self.findings;
+                findings.require("resolve-miscounts", found.len() == asked, || {
+                    format!("asked for {asked} revisions, it answers {}", found.len())
+                });
+                let invented = found.get(asked - 1).and_then(Option::as_deref);
+                findings.require("resolve-invents", invented.is_none(), || {
+                    format!("it names {invented:?} for a tag that does not exist")
+                });
+                for id in ["resolve-failed", "resolve-panics", "resolve-timeout"] {
+                    findings.note(id, Ok(()));
+                }
+                return;
             }
             Ended::Returned(Err(error)) => {
                 self.note_error(&error);
@@ -273,32 +307,39 @@ fn call(
 ) -> impl Future<Output = Result<Brought, PluginSourceError>> + Send + 'static {
     let (source, spec) = (Arc::clone(source), spec.to_owned());
     async move {
-        let folder = Folder::new().map_err(|error| PluginSourceError::Failed(error.to_string()))?;
-        let request = FetchRequest::new(&spec, &folder.0, limits);
+        let failed = |error: io::Error| PluginSourceError::Failed(error.to_string());
+        let folder = Folder::new().map_err(failed)?;
+        let destination = folder.0.join("destination");
+        fs::create_dir(&destination).map_err(failed)?;
+        let request = FetchRequest::new(&spec, &destination, limits);
         let plugin = source.fetch(request).await?;
-        let tree = read(&folder.0).map_err(|error| PluginSourceError::Failed(error.to_string()))?;
-        Ok((plugin, tree))
+        Ok(Brought {
+            plugin,
+            tree: read(&destination).map_err(failed)?,
+            strays: strays(&folder.0).map_err(failed)?,
+        })
     }
 }
 
-/// An empty folder that goes when it is dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("plugin-source-contract-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
+/// Everything that looks at a spec and must not do more.
+fn look(source: &Arc<dyn PluginSource>, spec: &str) -> Result<(), PluginSourceError> {
+    let checked = source.check(spec);
+    let _ = (source.is_pinned(spec), source.is_immutable(spec));
+    let _ = source.upstream(spec);
+    let _ = source.pinned_to(spec, "0123");
+    checked
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+/// What is in a folder beside the destination.
+fn strays(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "destination" {
+            names.push(name);
+        }
     }
+    Ok(names)
 }
 
 /// The files below a folder; `None` for what is neither a file nor a folder.
