@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use molecule_hooks::{
     EnvError, EnvMap, EnvMutator, EnvSource, HookError, MAX_ENV_NAME_BYTES, MAX_ENV_VALUE_BYTES,
-    RESERVED_ENV_NAMES, Registry, WorkspaceContext, async_trait, check_env_name,
+    RESERVED_ENV_NAMES, Registry, Verdict, WorkspaceContext, async_trait, check_env_name,
     is_valid_hook_name, redact_token_shapes,
 };
 use proptest::prelude::*;
@@ -316,5 +316,19 @@ proptest! {
         // The word "bearer" announces a credential, whatever follows.
         prop_assume!(!text.contains("bearer "));
         prop_assert_eq!(redact_token_shapes(&text), text);
+    }
+
+    #[test]
+    fn a_verdict_is_read_or_not_and_never_panics(text in text(), passed in any::<bool>()) {
+        let _ = Verdict::parse(&text);
+        let result = if passed { "passed" } else { "failed" };
+        let file = serde_json::json!({
+            "kit_version": 1,
+            "hook": text,
+            "crate_version": text,
+            "checks": [{ "name": text, "result": result }],
+        });
+        let verdict = Verdict::parse(&file.to_string());
+        prop_assert!(verdict.is_some_and(|it| it.is_about(&text, &text) && it.is_passed() == passed));
     }
 }

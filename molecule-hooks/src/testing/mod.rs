@@ -8,6 +8,7 @@
 //! | [`run_hook`] | one hook, one workspace, one environment |
 //! | [`ScriptedUpstream`] | an HTTP service that answers, stalls and breaks on command |
 //! | [`Fault`] | the ways in which such a service is slow, wrong, rate-limited or dead |
+//! | [`vault`], [`oauth2`], [`gitlab`], [`github`] | such services that know their protocol |
 //! | [`FakeClock`] | expiry without waiting for it |
 //!
 //! ```standalone_crate
@@ -51,6 +52,7 @@ mod clock;
 mod contract;
 mod reply;
 mod run;
+mod stand_in;
 mod upstream;
 
 pub use clock::FakeClock;
@@ -62,4 +64,5 @@ pub use contract::{
 pub(crate) use contract::{Linked, Refusals, decoded_keys};
 pub use reply::Reply;
 pub use run::run_hook;
+pub use stand_in::{github, gitlab, oauth2, vault};
 pub use upstream::{Fault, MAX_RECORDED_BODY_BYTES, RecordedRequest, ScriptedUpstream};

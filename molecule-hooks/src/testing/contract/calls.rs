@@ -2,7 +2,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::descriptor::is_valid_hook_name;
-use crate::env_map::{EnvMap, MAX_ENV_VALUE_BYTES};
+use crate::env_map::EnvMap;
 use crate::env_mutator::{EnvMutator, WorkspaceContext};
 use crate::error::HookError;
 use crate::registry::{RegisteredHook, Registry};
@@ -10,6 +10,7 @@ use crate::registry::{RegisteredHook, Registry};
 use super::HookContract;
 use super::fence::{Ended, Fence};
 use super::findings::Findings;
+use super::hostile::{odd_texts, odd_workspaces};
 use super::refusals::Refusals;
 use super::secrets::{PLANTED, Secrets};
 use super::time::Time;
@@ -241,41 +242,4 @@ fn same_names(called: &Called, expected: &EnvMap) -> Result<(), String> {
         Ended::Panicked => Err("panics".to_owned()),
         Ended::Late => Err("does not return in time".to_owned()),
     }
-}
-
-/// Workspaces that a program may trip over.
-pub(super) fn odd_workspaces() -> impl Iterator<Item = WorkspaceContext> {
-    odd_texts().into_iter().map(|text| WorkspaceContext {
-        id: text.clone(),
-        name: text.clone(),
-        role: Some(text.clone()),
-        tier: 255,
-        runtime: text.clone(),
-        template: Some(text.clone()),
-        model: Some(text.clone()),
-        parent_id: Some(text),
-    })
-}
-
-/// Values that a program may trip over, none of them invalid.
-fn odd_texts() -> Vec<String> {
-    [
-        "",
-        " ",
-        "-",
-        "--a--B--",
-        "x",
-        "é",
-        "1234567é",
-        "\u{202e}\u{1F916}\u{0301}",
-        "a\nb\r\n\tc",
-        "$(id) `id` ${HOME} '\"\\",
-        "{{}} %s %n {0}",
-        "-9223372036854775809",
-        "https://user:password@example.org:99999/",
-    ]
-    .into_iter()
-    .map(str::to_owned)
-    .chain(["x".repeat(MAX_ENV_VALUE_BYTES)])
-    .collect()
 }

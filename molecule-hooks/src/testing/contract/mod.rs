@@ -1,8 +1,10 @@
 mod calls;
 mod capture;
 mod fence;
+mod fields;
 mod findings;
 mod folder;
+mod hostile;
 mod io;
 mod keys;
 mod linked;

@@ -4,13 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde_json::{Map, Value, json};
 
 use crate::config::{BuildContext, ConfigField, RawConfig};
-use crate::env_map::check_env_name;
 use crate::error::{HookError, HookErrorKind};
 
+use super::fields::{check_description, check_fields, yaml_scalar};
 use super::findings::Findings;
+use super::hostile::hostile_values;
 use super::io::Trap;
 use super::linked::Linked;
-use super::secrets::{PLANTED, Secrets};
+use super::secrets::Secrets;
 
 /// What the author of a hook crate gave for its construction.
 #[derive(Clone, Copy)]
@@ -52,60 +53,6 @@ pub(super) fn check<L: Linked>(
     section.check_hostile(secrets, findings);
     section.check_io(findings);
     Some((linked, built?))
-}
-
-fn check_description(linked: impl Linked, findings: &mut Findings) {
-    let text = linked.description();
-    let good = !text.trim().is_empty() && text.lines().count() == 1;
-    findings.require("bad-description", good, || {
-        "the description must be one line and not empty".to_owned()
-    });
-}
-
-fn check_fields(linked: impl Linked, findings: &mut Findings) {
-    let listed: Vec<&str> = linked.fields().iter().map(|field| field.name).collect();
-    let twice = (1..listed.len()).find(|&at| listed[..at].contains(&listed[at]));
-    findings.require("field-listed-twice", twice.is_none(), || {
-        format!("FIELDS lists {:?} twice", listed[twice.unwrap_or_default()])
-    });
-    findings.note("bad-field", Ok(()));
-    for (at, field) in linked.fields().iter().enumerate() {
-        let problem = bad_field(field, &linked.fields()[..at]);
-        let problem = problem.map(|problem| format!("the key {:?} {problem}", field.name));
-        findings.note("bad-field", problem.map_or(Ok(()), Err));
-    }
-    let Some(decoded) = linked.decoded_keys() else {
-        return;
-    };
-    for name in &listed {
-        findings.require("field-not-decoded", decoded.contains(name), || {
-            format!("FIELDS lists {name:?}, which the config type does not read")
-        });
-    }
-    for name in decoded {
-        findings.require("key-not-in-fields", listed.contains(name), || {
-            format!("the config type reads {name:?}; without an entry in FIELDS nobody can set it")
-        });
-    }
-}
-
-/// What is wrong with how a key is described.
-fn bad_field(field: &ConfigField, earlier: &[ConfigField]) -> Option<String> {
-    let mut bytes = field.name.bytes();
-    let snake = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    if !snake {
-        return Some("is not snake_case".to_owned());
-    }
-    if field.description.trim().is_empty() || field.description.lines().count() != 1 {
-        return Some("has no description of one line".to_owned());
-    }
-    let env = field.env?;
-    if let Err(error) = check_env_name(env) {
-        return Some(format!("names a variable that it cannot have: {error}"));
-    }
-    let other = earlier.iter().find(|other| other.env == Some(env))?;
-    Some(format!("is set by {env}, as {:?} is", other.name))
 }
 
 /// How an attempt to build it ended.
@@ -326,47 +273,5 @@ impl<L: Linked> Section<'_, L> {
         values.remove(&format!("{key}_file"));
         values.insert(key.to_owned(), value);
         Value::Object(values)
-    }
-}
-
-/// The planted text goes into secret fields only; a message may well repeat the
-/// value of a visible one.
-fn hostile_values(secret: bool) -> Vec<Value> {
-    let text = if secret { PLANTED } else { "some text" };
-    vec![
-        json!(null),
-        json!(true),
-        json!(0),
-        json!(-1),
-        json!(u64::MAX),
-        json!(1e308),
-        json!(""),
-        json!(" \t\n"),
-        json!("\0"),
-        json!("é\u{202e}\u{1F916}"),
-        json!("../../.."),
-        json!("http://[::1:99999/%zz"),
-        json!("x".repeat(100_000)),
-        json!(text),
-        json!(format!("  https://user:{text}@example.org/{text}  ")),
-        json!([]),
-        json!([text]),
-        json!({}),
-        json!({ text: text }),
-    ]
-}
-
-/// An example as it would stand in YAML. None for flow collections that are not
-/// JSON and for blocks: reading those takes a YAML parser.
-fn yaml_scalar(text: &str) -> Option<Value> {
-    if let Ok(value) = serde_json::from_str(text) {
-        return Some(value);
-    }
-    let collection = text.starts_with(['[', '{']) || text.contains('\n');
-    let quoted = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\''));
-    match (collection, quoted) {
-        (true, _) => None,
-        (false, Some(inner)) => Some(Value::String(inner.replace("''", "'"))),
-        (false, None) => Some(Value::String(text.to_owned())),
     }
 }

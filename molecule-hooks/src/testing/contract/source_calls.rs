@@ -1,8 +1,6 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +10,8 @@ use crate::plugin_source::{
 
 use super::fence::{Ended, Fence};
 use super::findings::Findings;
-use super::folder::Folder;
+use super::folder::{self, Folder, Tree};
+use super::hostile::hostile_specs;
 use super::io::Trap;
 use super::secrets::Secrets;
 use super::source::PluginSourceContract;
@@ -24,8 +23,7 @@ const AT_ONCE: usize = 8;
 #[derive(PartialEq)]
 struct Brought {
     plugin: FetchedPlugin,
-    /// The files by their paths; `None` for what is neither a file nor a folder.
-    tree: BTreeMap<String, Option<Vec<u8>>>,
+    tree: Tree,
     /// What is there beside the folder that it was given.
     strays: Vec<String>,
 }
@@ -308,15 +306,15 @@ fn call(
     let (source, spec) = (Arc::clone(source), spec.to_owned());
     async move {
         let failed = |error: io::Error| PluginSourceError::Failed(error.to_string());
-        let folder = Folder::new().map_err(failed)?;
-        let destination = folder.0.join("destination");
+        let own = Folder::new().map_err(failed)?;
+        let destination = own.0.join("destination");
         fs::create_dir(&destination).map_err(failed)?;
         let request = FetchRequest::new(&spec, &destination, limits);
         let plugin = source.fetch(request).await?;
         Ok(Brought {
             plugin,
-            tree: read(&destination).map_err(failed)?,
-            strays: strays(&folder.0).map_err(failed)?,
+            tree: folder::read(&destination).map_err(failed)?,
+            strays: folder::strays(&own.0).map_err(failed)?,
         })
     }
 }
@@ -328,78 +326,4 @@ fn look(source: &Arc<dyn PluginSource>, spec: &str) -> Result<(), PluginSourceEr
     let _ = source.upstream(spec);
     let _ = source.pinned_to(spec, "0123");
     checked
-}
-
-/// What is in a folder beside the destination.
-fn strays(folder: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != "destination" {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// The files below a folder; `None` for what is neither a file nor a folder.
-fn read(folder: &Path) -> io::Result<BTreeMap<String, Option<Vec<u8>>>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in fs::read_dir(next)? {
-            let entry = entry?;
-            let (path, kind) = (entry.path(), entry.file_type()?);
-            if kind.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let name = path.strip_prefix(folder).unwrap_or(&path);
-            let content = if kind.is_file() {
-                Some(fs::read(&path)?)
-            } else {
-                None
-            };
-            found.insert(name.to_string_lossy().into_owned(), content);
-        }
-    }
-    Ok(found)
-}
-
-fn hostile_specs() -> Vec<String> {
-    let texts = [
-        "",
-        " ",
-        ".",
-        "..",
-        "/",
-        "//",
-        "../../etc/passwd",
-        "#",
-        "##",
-        "a#",
-        "#a",
-        "a/b#",
-        "a@",
-        "@",
-        "--help",
-        "$(id)",
-        "`id`",
-        "'",
-        "\"",
-        "\\",
-        "\0",
-        "a\nb",
-        "%2e%2e",
-        "é",
-        "\u{202e}",
-        "\u{1F916}",
-        "a b",
-        "http://[::1:99999/%zz",
-        "user:password@host/x",
-    ];
-    let mut specs: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-    specs.push("x".repeat(100_000));
-    specs.push("a/".repeat(10_000));
-    specs
 }

@@ -9,9 +9,9 @@ use crate::error::HookError;
 use crate::token_provider::{Token, TokenProvider, TokenRequest, TokenScope};
 
 use super::HookContract;
-use super::calls::odd_workspaces;
 use super::fence::{Ended, Fence};
 use super::findings::Findings;
+use super::hostile::odd_workspaces;
 use super::secrets::Secrets;
 use super::setup::Subject;
 use super::time::Time;
