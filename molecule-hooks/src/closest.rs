@@ -26,7 +26,7 @@ pub fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     best.map(|(_, name)| name)
 }
 
-/// `; did you mean "vault"?`, or nothing.
+/// `; did you mean "store"?`, or nothing.
 pub fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     closest(typed, known)
         .map(|name| format!("; did you mean {name:?}?"))
@@ -63,30 +63,37 @@ fn distance(a: &[char], b: &[char]) -> usize {
 mod tests {
     use super::*;
 
-    const KNOWN: [&str; 6] = ["vault", "gh-identity", "oauth2", "timeout_secs", "url", "x"];
+    const KNOWN: [&str; 6] = [
+        "store",
+        "corporate-proxy",
+        "login2",
+        "timeout_secs",
+        "url",
+        "x",
+    ];
 
     #[test]
     fn what_was_probably_meant_is_found() {
         for (typed, meant) in [
-            ("vualt", "vault"),
-            ("Vault", "vault"),
-            ("valt", "vault"),
-            ("gh_identity", "gh-identity"),
-            ("gh-identiti", "gh-identity"),
-            ("oauth", "oauth2"),
+            ("sotre", "store"),
+            ("Store", "store"),
+            ("stre", "store"),
+            ("corporate_proxy", "corporate-proxy"),
+            ("corporate-proxi", "corporate-proxy"),
+            ("login", "login2"),
             ("timeout_sec", "timeout_secs"),
             ("timeouts_secs", "timeout_secs"),
             ("ulr", "url"),
         ] {
             assert_eq!(closest(typed, KNOWN), Some(meant), "{typed}");
         }
-        assert_eq!(did_you_mean("vualt", KNOWN), "; did you mean \"vault\"?");
+        assert_eq!(did_you_mean("sotre", KNOWN), "; did you mean \"store\"?");
     }
 
     #[test]
     fn what_means_something_else_is_left_alone() {
-        let long = "vault".repeat(100);
-        for typed in ["", "y", "github", "fault-tolerance", "port", &long] {
+        let long = "store".repeat(100);
+        for typed in ["", "y", "github", "restoration", "port", &long] {
             assert_eq!(closest(typed, KNOWN), None, "{typed}");
         }
         assert_eq!(did_you_mean("github", KNOWN), "");

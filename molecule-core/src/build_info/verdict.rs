@@ -77,7 +77,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn verdict(checks: Value) -> String {
-        json!({ "kit_version": 1, "hook": "vault", "crate_version": "1.2.0", "checks": checks })
+        json!({ "kit_version": 1, "hook": "store", "crate_version": "1.2.0", "checks": checks })
             .to_string()
     }
 
@@ -87,11 +87,11 @@ mod tests {
             { "name": "call-failed", "result": "passed" },
             { "name": "token-expired", "result": "not-checked" },
         ]));
-        let found = Verdict::read(&text, "vault", "1.2.0");
+        let found = Verdict::read(&text, "store", "1.2.0");
         assert!(found.current && found.passed);
         assert_eq!((found.kit_version, found.checks.len()), (Some(1), 2));
         assert_eq!(found.in_short(), "contract kept");
-        for (hook, version) in [("vault", "1.3.0"), ("other", "1.2.0")] {
+        for (hook, version) in [("store", "1.3.0"), ("other", "1.2.0")] {
             let found = Verdict::read(&text, hook, version);
             assert!(!found.current && found.passed);
             assert_eq!(found.in_short(), "contract of another version");
@@ -104,7 +104,7 @@ mod tests {
             { "name": "a", "result": "passed" },
             { "name": "b", "result": "failed" },
         ]));
-        let found = Verdict::read(&text, "vault", "1.2.0");
+        let found = Verdict::read(&text, "store", "1.2.0");
         assert!(found.current && !found.passed);
         assert_eq!(found.in_short(), "contract broken");
         assert_eq!(found.checks[1].result, "failed");
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_text_that_is_no_verdict_is_neither_current_nor_passed() {
         for text in ["", "null", "[]", "{", r#"{"crate_version":1,"hook":[]}"#] {
-            let found = Verdict::read(text, "vault", "1.2.0");
+            let found = Verdict::read(text, "store", "1.2.0");
             assert!(
                 !found.current && !found.passed && found.checks.is_empty(),
                 "{text}"

@@ -144,34 +144,34 @@ fn of(package: &'static str, version: &'static str, name: &'static str) -> &'sta
 #[test]
 fn two_crates_with_one_name_are_both_told() {
     let linked = [
-        of("acme-vault", "1.0.0", "vault"),
-        of("vault", "0.3.1", "vault"),
+        of("acme-store", "1.0.0", "store"),
+        of("store", "0.3.1", "store"),
     ];
     assert_eq!(
         problems(&linked, &HooksConfig::new()),
         [
-            "two linked hooks are called \"vault\" (acme-vault 1.0.0 and vault 0.3.1); remove one of \
+            "two linked hooks are called \"store\" (acme-store 1.0.0 and store 0.3.1); remove one of \
           the two crates"
         ]
     );
-    let linked = [of("vault", "0.3.1", "vault"), of("vault", "0.3.1", "vault")];
+    let linked = [of("store", "0.3.1", "store"), of("store", "0.3.1", "store")];
     assert_eq!(
         problems(&linked, &HooksConfig::new()),
-        ["the crate vault registers the name \"vault\" twice; one crate registers a name once"]
+        ["the crate store registers the name \"store\" twice; one crate registers a name once"]
     );
 }
 
 #[test]
 fn two_versions_of_one_crate_are_one_problem_whatever_they_register() {
     let linked = [
-        of("vault", "0.2.0", "vault"),
-        of("vault", "0.1.0", "vault"),
-        of("vault", "0.1.0", "vault-tokens"),
+        of("store", "0.2.0", "store"),
+        of("store", "0.1.0", "store"),
+        of("store", "0.1.0", "store-tokens"),
     ];
     assert_eq!(
         problems(&linked, &HooksConfig::new()),
         [
-            "the hook crate vault is linked in 2 versions (0.1.0, 0.2.0); let Cargo.toml ask for one, \
+            "the hook crate store is linked in 2 versions (0.1.0, 0.2.0); let Cargo.toml ask for one, \
           and see `cargo tree --duplicates` for who asks for the other"
         ]
     );
@@ -179,20 +179,20 @@ fn two_versions_of_one_crate_are_one_problem_whatever_they_register() {
 
 #[test]
 fn a_crate_that_is_a_dependency_already_lacks_one_line_only() {
-    let mut config = HooksConfig::new().with_section("gitlab-token", json!({}));
-    for package in ["vault", "gitlab-token", "molecule-hook-proxy", "acme"] {
+    let mut config = HooksConfig::new().with_section("login-token", json!({}));
+    for package in ["store", "login-token", "molecule-hook-proxy", "acme"] {
         config
             .hook_crates
             .push((package.to_owned(), "0.4.0".to_owned()));
     }
-    let linked = [of("vault", "0.4.0", "vault")];
+    let linked = [of("store", "0.4.0", "store")];
     let found = problems(&linked, &config);
     assert_eq!(
         found,
         [
-            "hooks.config.gitlab-token names the hook \"gitlab-token\", which is not linked into this \
-          binary (linked: vault). Its crate gitlab-token 0.4.0 is a dependency already; add the line \
-          `use gitlab_token as _;` to main.rs"
+            "hooks.config.login-token names the hook \"login-token\", which is not linked into this \
+          binary (linked: store). Its crate login-token 0.4.0 is a dependency already; add the line \
+          `use login_token as _;` to main.rs"
         ]
     );
     config.sections.clear();
@@ -200,13 +200,13 @@ fn a_crate_that_is_a_dependency_already_lacks_one_line_only() {
         |name: &str| problems(&linked, &config.clone().with_section(name, json!({}))).remove(0);
     assert!(with("proxy").contains("`use molecule_hook_proxy as _;`"));
     // Misspelled: of what is linked, or of what only lacks its line
-    let misspelled = with("vualt");
+    let misspelled = with("sotre");
     assert!(
-        misspelled.contains("(linked: vault). Did you mean \"vault\"? Add the dependency"),
+        misspelled.contains("(linked: store). Did you mean \"store\"? Add the dependency"),
         "{misspelled}"
     );
-    assert!(with("gitlab-tokens").contains("Did you mean \"gitlab-token\"?"));
-    let shouted = with("My Vault!");
+    assert!(with("login-tokens").contains("Did you mean \"login-token\"?"));
+    let shouted = with("My Store!");
     assert!(
         shouted.ends_with("lower-kebab, such as corporate-proxy"),
         "{shouted}"
@@ -313,7 +313,7 @@ fn all_problems_are_reported_at_once() {
     let mut config = HooksConfig::new()
         .with_section("beta", json!({ "limit": 0 }))
         .with_section("gamma", json!({ "limit": "many", "limits": 1 }))
-        .with_section("vault-env", json!({}));
+        .with_section("store-env", json!({}));
     config.order = vec!["missing".into()];
 
     let error = from_descriptors(&[limited("beta"), limited("gamma")], &config)
@@ -321,10 +321,10 @@ fn all_problems_are_reported_at_once() {
 
     let found = &error.problems;
     assert_eq!(found.len(), 4, "{found:#?}");
-    assert!(found[0].starts_with("hooks.config.vault-env names the hook \"vault-env\""));
+    assert!(found[0].starts_with("hooks.config.store-env names the hook \"store-env\""));
     assert!(found[0].contains("linked: beta, gamma"));
-    assert!(found[0].contains("`vault-env = \"…\"` to Cargo.toml"));
-    assert!(found[0].contains("`use vault_env as _;` to main.rs"));
+    assert!(found[0].contains("`store-env = \"…\"` to Cargo.toml"));
+    assert!(found[0].contains("`use store_env as _;` to main.rs"));
     assert!(found[1].starts_with("hooks.order names the hook \"missing\""));
     assert_eq!(found[2], "hook \"beta\": limit must not be 0");
     assert!(found[3].contains("unknown key \"limits\"; known keys: limit"));
