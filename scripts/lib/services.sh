@@ -57,6 +57,9 @@ has_static_busybox() { [[ -x /bin/busybox ]] && ! ldd /bin/busybox >/dev/null 2>
 missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
   command -v git >/dev/null || echo git
+  # For the commands of the book.
+  command -v curl >/dev/null || echo curl
+  command -v sqlite3 >/dev/null || echo sqlite3
   [[ -e /etc/ssl/certs/ca-certificates.crt ]] || echo ca-certificates
   has_static_busybox || echo busybox-static
   if ! docker_answers && ! has_docker; then echo docker.io; fi

@@ -285,10 +285,8 @@ fn capital(text: &str) -> String {
 
 /// Prose of a comment as prose of the book: what looks like a tag is text.
 fn paragraph(text: &str) -> String {
-    text.lines()
-        .map(str::trim_end)
-        .collect::<Vec<_>>()
-        .join("\n")
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    generated::without_tags(&lines.join("\n"))
 }
 
 #[test]

@@ -72,17 +72,33 @@ fn compare(path: &str, found: &str, wanted: &str) {
     );
 }
 
-/// A cell of a table: one line, with bars that do not end it.
+/// A cell of a table: one line, with bars that do not end it, and no tags but in code.
 pub(crate) fn cell(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    text.replace('|', "\\|")
+    without_tags(&text).replace('|', "\\|")
+}
+
+/// What looks like a tag is text, unless it is code, where it is text anyway.
+pub(crate) fn without_tags(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(at, part)| match at % 2 {
+        0 => part.replace('<', "&lt;"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("`")
 }
 
 /// Text in backticks, whatever is in it.
 pub(crate) fn code(text: &str) -> String {
     match (text.contains('`'), text.is_empty()) {
         (_, true) => String::new(),
-        (true, _) => format!("`` {} ``", cell(text)),
-        (false, _) => format!("`{}`", cell(text)),
+        (true, _) => cell(&format!("`` {text} ``")),
+        (false, _) => cell(&format!("`{text}`")),
     }
+}
+
+#[test]
+fn cells_hold_any_text() {
+    assert_eq!(cell("a <b>\n| `c <d>`"), "a &lt;b> \\| `c <d>`");
+    assert_eq!(code("a|b <c>"), "`a\\|b <c>`");
+    assert_eq!(code("a `b`"), "`` a `b` ``");
 }

@@ -128,6 +128,12 @@ fn every_page_has_one_title_and_names_the_language_of_its_code() {
         if page.titles() != 1 && page.path != SUMMARY {
             offenders.push(format!("{}: {} titles", page.path, page.titles()));
         }
+        for (tag, line) in page.tags() {
+            offenders.push(format!(
+                "{}:{line}: {tag}: write `&lt;`, or code",
+                page.path
+            ));
+        }
         for block in page.blocks() {
             if block.language.is_empty() {
                 offenders.push(format!(

@@ -98,6 +98,16 @@ impl Page {
         anchors
     }
 
+    /// Tags within lines, with their lines.
+    pub(crate) fn tags(&self) -> Vec<(String, usize)> {
+        self.events()
+            .filter_map(|(event, range)| match event {
+                Event::InlineHtml(html) => Some((html.into_string(), self.line_at(range.start))),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// How many headings of the first level there are.
     pub(crate) fn titles(&self) -> usize {
         let is_title = |event: &Event<'_>| {

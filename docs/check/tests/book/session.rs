@@ -79,8 +79,13 @@ impl Drop for Group {
 pub(crate) fn run(path: &str) {
     let page = Page::all().into_iter().find(|page| page.path == path);
     let page = page.unwrap_or_else(|| panic!("the book has no page {path}"));
-    let wants_postgres = page.text.contains("<!-- needs: postgres -->");
-    let databases = match wants_postgres {
+    let needs = needs(&page.text);
+    // What scripts/test installs; elsewhere it may be missing.
+    let programs = needs.iter().copied().filter(|need| *need != "postgres");
+    if !programs.chain(["curl"]).all(is_installed) {
+        return;
+    }
+    let databases = match needs.contains(&"postgres") {
         true => match Databases::create() {
             Some(databases) => Some(databases),
             None => return,
@@ -135,6 +140,27 @@ pub(crate) fn run(path: &str) {
             );
         }
     }
+}
+
+/// What `<!-- needs: … -->` says on a page: `postgres`, or a program.
+fn needs(text: &str) -> Vec<&str> {
+    let parts = text.split("<!-- needs: ").skip(1);
+    parts
+        .filter_map(|part| Some(part.split_once(" -->")?.0))
+        .collect()
+}
+
+/// Whether a program is there; says so if it is not.
+fn is_installed(program: &str) -> bool {
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        eprintln!("LEFT OUT: {program} is not installed");
+    }
+    found
 }
 
 /// The steps of a page, what some of them print, and the script that runs them.
@@ -338,15 +364,11 @@ impl Databases {
             eprintln!("LEFT OUT: MOLECULE_TEST_POSTGRES_URL is not set");
             return None;
         };
-        for program in ["psql", "pg_dump", "pg_restore"] {
-            let found = Command::new(program)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .status();
-            if !found.is_ok_and(|status| status.success()) {
-                eprintln!("LEFT OUT: {program} is not installed");
-                return None;
-            }
+        if !["psql", "pg_dump", "pg_restore"]
+            .into_iter()
+            .all(is_installed)
+        {
+            return None;
         }
         let base = format!("molecule_book_{}", std::process::id());
         let databases = Self {
@@ -408,6 +430,13 @@ fn output_is_compared_line_by_line() {
     for bad in ["three\none", "two …x", "wo 2 and 3", "two 2", "four"] {
         assert!(has_lines(said, bad).is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn pages_say_what_they_need() {
+    let text = "a\n<!-- needs: postgres -->\nb <!-- needs: sqlite3 -->\n";
+    assert_eq!(needs(text), ["postgres", "sqlite3"]);
+    assert!(is_installed("bash") && !is_installed("no-such-program-of-ours"));
 }
 
 #[test]
