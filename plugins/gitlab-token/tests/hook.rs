@@ -276,21 +276,26 @@ async fn a_dropped_hook_leaves_no_task() {
         hook,
     } = World::new().await;
     let mut env = EnvMap::new();
-    let before = tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks();
-    hook.apply(&WorkspaceContext::new("7aa08951"), &mut env)
-        .await
-        .unwrap();
-    drop(hook);
-    eventually("its tasks end", || {
+    let running = || {
         tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks()
-            <= before
-    })
-    .await;
+    };
+    let before = running();
+    hook.apply(&WorkspaceContext::new("7aa08951"), &mut env)
+        .await
+        .unwrap();
+    assert!(running() > before, "its reaper runs");
+
+    drop(hook);
+
+    eventually("its tasks end", || running() == before).await;
+    let requests = gitlab.upstream().request_count();
     clock.advance(Duration::from_secs(9 * 3600));
+    // Longer than the reaper would rest once a token has ended.
+    let later = Instant::now() + Duration::from_secs(2);
+    eventually("a reaper would have looked", || Instant::now() > later).await;
+    assert_eq!(gitlab.upstream().request_count(), requests);
     assert!(!gitlab.tokens()[0].revoked);
 }
 

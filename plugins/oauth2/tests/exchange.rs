@@ -137,10 +137,19 @@ async fn trouble_is_transient() {
     let error = world.token().await.unwrap_err();
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
 
-    let world = World::new().await;
-    let later = json!({ "error": "temporarily_unavailable" });
-    world.issuer.upstream().reply(Reply::json(400, later));
-    assert!(world.token().await.unwrap_err().is_transient());
+    for code in ["temporarily_unavailable", "slow_down"] {
+        for status in [400, 503] {
+            let world = World::new().await;
+            let later = Reply::json(status, json!({ "error": code }));
+            world
+                .issuer
+                .upstream()
+                .reply(later.header("Retry-After", "45"));
+            let error = world.token().await.unwrap_err();
+            assert!(error.is_transient(), "{status} {code}");
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(45)));
+        }
+    }
 }
 
 #[tokio::test]
