@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, MAX_ENV_VALUE_BYTES, Secret,
-    WorkspaceContext, async_trait, check_env_name, tracing,
+    WorkspaceContext, async_trait, check_foreign_env_name, tracing,
 };
 use serde_json::{Map, Value};
 
@@ -133,7 +133,7 @@ impl Vault {
     fn add(&self, template: &PathTemplate, data: Map<String, Value>, to: &mut Variables) {
         for (key, value) in data {
             let name = format!("{}{key}", self.prefix);
-            let problem = match check_env_name(&name) {
+            let problem = match check_foreign_env_name(&name) {
                 Err(_) => Some("its name cannot be that of a variable"),
                 Ok(()) => match text(value).filter(|text| is_value(text)) {
                     Some(text) => {
