@@ -318,7 +318,7 @@ async fn github_judges_the_claims_of_a_jwt() {
         mint(&jwt("RS256", "42", -60, 480, "Z29vZA"), "8").await,
         201
     );
-    assert_eq!(github.issued().len(), 3);
+    assert_eq!(github.issued().len(), 6);
 }
 
 #[tokio::test]

@@ -50,3 +50,18 @@ fn read(path: &str) -> Option<Secret> {
     file.take(MAX_FILE_BYTES).read_to_string(&mut text).ok()?;
     Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_text_in_a_secret_value_is_found() {
+        let value = json!({ "a": "one", "b": ["two", 3, null, { "c": "four" }], "d": true });
+        assert_eq!(texts(&value), ["one", "two", "four"]);
+        assert_eq!(texts(&json!("plain")), ["plain"]);
+        assert!(texts(&json!(7)).is_empty());
+    }
+}
