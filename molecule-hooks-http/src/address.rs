@@ -2,6 +2,9 @@ use std::net::IpAddr;
 
 use reqwest::Url;
 
+const FRAGMENT: &str = "must not have a # and what follows it";
+const NO_PATH_END: &str = "must end with its path, without ? or #";
+
 /// Reads the base URL of an upstream: `http` or `https`, a host, no credentials,
 /// no query and no fragment.
 ///
@@ -15,6 +18,28 @@ use reqwest::Url;
 /// assert_eq!(base_url("nonsense"), Err("is not a URL"));
 /// ```
 pub fn base_url(text: &str) -> Result<Url, &'static str> {
+    let url = endpoint_url(text).map_err(|what| match what {
+        FRAGMENT => NO_PATH_END,
+        other => other,
+    })?;
+    match url.query() {
+        Some(_) => Err(NO_PATH_END),
+        None => Ok(url),
+    }
+}
+
+/// Reads the URL of a single endpoint, which may have a query: `http` or `https`, a
+/// host, no credentials and no fragment.
+///
+/// # Errors
+/// As [`base_url`].
+///
+/// ```
+/// use molecule_hooks_http::endpoint_url;
+/// assert!(endpoint_url("https://login.example.org/token?tenant=1").is_ok());
+/// assert!(endpoint_url("https://login.example.org/token#1").is_err());
+/// ```
+pub fn endpoint_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text.trim()).map_err(|_| "is not a URL")?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must start with https:// or http:// and name a host");
@@ -22,10 +47,10 @@ pub fn base_url(text: &str) -> Result<Url, &'static str> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must not hold a user name or password");
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must end with its path, without ? or #");
+    match url.fragment() {
+        Some(_) => Err(FRAGMENT),
+        None => Ok(url),
     }
-    Ok(url)
 }
 
 /// The base with these path segments behind it, each escaped as needed, whether

@@ -71,6 +71,25 @@ impl Answer {
     /// `message` may be what the upstream says about it: it is masked, made one
     /// line and cut. Give the empty string for the usual name of the status.
     pub fn refusal(&self, step: &str, message: &str) -> HookError {
+        match self.status {
+            408 | 425 | 429 | 500.. => self.transient_refusal(step, message),
+            _ => HookError::permanent(self.describe(step, message)),
+        }
+    }
+
+    /// The same for an answer that is known to pass whatever its status says, for
+    /// example by the upstream's own code for "later". Carries `Retry-After` too.
+    pub fn transient_refusal(&self, step: &str, message: &str) -> HookError {
+        let error = HookError::transient(self.describe(step, message));
+        let limited = (self.status == 429).then_some(RATE_LIMIT_PAUSE);
+        // Dates in headers are the wall clock's, whatever clock a hook was given.
+        match self.retry_after(Clock::system().now()).or(limited) {
+            Some(wait) => error.with_retry_after(wait),
+            None => error,
+        }
+    }
+
+    fn describe(&self, step: &str, message: &str) -> String {
         let shown = match one_line(message) {
             empty if empty.is_empty() => StatusCode::from_u16(self.status)
                 .ok()
@@ -79,16 +98,7 @@ impl Answer {
                 .to_owned(),
             message => message,
         };
-        let text = format!("{step}: status {}: {shown}", self.status);
-        if !matches!(self.status, 408 | 425 | 429 | 500..) {
-            return HookError::permanent(text);
-        }
-        let limited = (self.status == 429).then_some(RATE_LIMIT_PAUSE);
-        // Dates in headers are the wall clock's, whatever clock a hook was given.
-        match self.retry_after(Clock::system().now()).or(limited) {
-            Some(wait) => HookError::transient(text).with_retry_after(wait),
-            None => HookError::transient(text),
-        }
+        format!("{step}: status {}: {shown}", self.status)
     }
 
     /// `Retry-After` as seconds or as an HTTP date.

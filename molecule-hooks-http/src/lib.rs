@@ -4,7 +4,7 @@ mod address;
 mod answer;
 mod client;
 
-pub use address::{base_url, is_loopback, join};
+pub use address::{base_url, endpoint_url, is_loopback, join};
 pub use answer::{Answer, one_line};
 pub use client::{HttpClient, HttpClientBuilder, MAX_BODY_BYTES};
 /// The client below, for its methods, headers and URLs.

@@ -292,13 +292,24 @@ impl RawConfig {
         fields: &'a [ConfigField],
     ) -> impl Iterator<Item = &'a str> {
         let secret = fields.iter().filter(|field| field.secret);
-        secret.filter_map(|field| self.values.get(field.name)?.as_str())
+        let values = secret.filter_map(|field| self.values.get(field.name));
+        values.flat_map(texts)
     }
 
     /// True when the operator set nothing at all, neither in the file nor in the
     /// environment.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+}
+
+/// Every text in a value, which may be a list or a mapping.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(values) => values.iter().flat_map(texts).collect(),
+        Value::Object(values) => values.values().flat_map(texts).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Vec::new(),
     }
 }
 

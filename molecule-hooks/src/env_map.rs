@@ -376,6 +376,27 @@ pub fn check_env_name(name: &str) -> Result<(), EnvError> {
     Ok(())
 }
 
+/// Checks a variable name that comes from outside: from a file, a vault or the
+/// configuration, and not from the code of a hook. Besides what [`check_env_name`]
+/// refuses, these are refused: `PATH` and `LD_…`, which decide which programs and
+/// libraries run, and `PARENT_ID`, which decides whose child a workspace is.
+///
+/// # Errors
+/// [`EnvError::InvalidName`] or [`EnvError::Reserved`].
+///
+/// ```
+/// use molecule_hooks::check_foreign_env_name;
+/// assert!(check_foreign_env_name("API_KEY").is_ok());
+/// assert!(check_foreign_env_name("LD_PRELOAD").is_err());
+/// ```
+pub fn check_foreign_env_name(name: &str) -> Result<(), EnvError> {
+    check_env_name(name)?;
+    match name == "PATH" || name == "PARENT_ID" || name.starts_with("LD_") {
+        true => Err(EnvError::Reserved(name.to_owned())),
+        false => Ok(()),
+    }
+}
+
 /// Names and writers only; values stay hidden.
 impl fmt::Debug for EnvMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

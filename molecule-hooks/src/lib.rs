@@ -26,7 +26,7 @@ pub use config::{BuildContext, ConfigField, HookConfig, HooksConfig, NoConfig, R
 pub use descriptor::{BuildResult, HookDescriptor, is_valid_hook_name};
 pub use env_map::{
     EnvError, EnvMap, EnvSource, EnvStep, MAX_ENV_NAME_BYTES, MAX_ENV_VALUE_BYTES,
-    RESERVED_ENV_NAMES, check_env_name,
+    RESERVED_ENV_NAMES, check_env_name, check_foreign_env_name,
 };
 pub use env_mutator::{EnvMutator, WorkspaceContext};
 pub use error::{HookError, HookErrorKind};

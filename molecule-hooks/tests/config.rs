@@ -25,6 +25,8 @@ struct Config {
     key: Option<Secret>,
     #[serde(default)]
     labels: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    extra: std::collections::BTreeMap<String, Secret>,
 }
 
 impl HookConfig for Config {
@@ -36,6 +38,7 @@ impl HookConfig for Config {
             .secret()
             .env("SUBJECT_KEY"),
         ConfigField::new("labels", "any"),
+        ConfigField::new("extra", "any secret").secret(),
     ];
 
     fn validate(&self) -> Vec<String> {
@@ -45,6 +48,9 @@ impl HookConfig for Config {
         }
         if let Some(key) = self.key.as_ref().filter(|key| key.expose().contains(' ')) {
             problems.push(format!("key must have no space, has {:?}", key.expose()));
+        }
+        for value in self.extra.values().filter(|v| v.expose().contains(' ')) {
+            problems.push(format!("extra has {:?}", value.expose()));
         }
         problems
     }
@@ -127,7 +133,7 @@ async fn the_section_is_decoded_into_its_type() {
 async fn an_unknown_key_is_refused_with_the_known_ones() {
     assert_eq!(
         problem(&section(json!({ "ulr": "http://a" }))).await,
-        "hook \"subject\": unknown key \"ulr\"; known keys: url, retries, verify, key (or key_file), labels; did you mean \"url\"?"
+        "hook \"subject\": unknown key \"ulr\"; known keys: url, retries, verify, key (or key_file), labels, extra (or extra_file); did you mean \"url\"?"
     );
 }
 
@@ -272,6 +278,9 @@ async fn no_message_repeats_a_secret() {
         assert!(!format!("{error:?}").contains(SECRET), "{error:?}");
         assert!(!format!("{config:?}").contains(SECRET));
     }
+    let config = section(json!({ "extra": { "a": spaced } }));
+    let error = outcome(&config).await.unwrap_err();
+    assert!(!error.to_string().contains(SECRET), "{error}");
     let raw = RawConfig::new(json!({ "key": SECRET })).unwrap();
     assert_eq!(format!("{raw:?}"), r#"{"key"}"#);
 }

@@ -287,6 +287,13 @@ async fn github_judges_the_claims_of_a_jwt() {
         ask(at, "POST", &path, &headers, "").await.0
     };
     let good = jwt("RS256", "42", -60, 480, "c2ln");
+    for documented in [
+        jwt("RS256", "42", -60, 600, "c2ln"),
+        jwt("RS256", "Iv23liStandInClient", -60, 600, "c2ln"),
+        jwt("RS256", "Iv1.0123456789abcdef", -60, 600, "c2ln"),
+    ] {
+        assert_eq!(mint(&documented, "7").await, 201, "{documented}");
+    }
     assert_eq!(mint(&good, "7").await, 201);
     assert_eq!(github.last_claims().unwrap()["iss"], "42");
     for (bad, why) in [
@@ -311,7 +318,7 @@ async fn github_judges_the_claims_of_a_jwt() {
         mint(&jwt("RS256", "42", -60, 480, "Z29vZA"), "8").await,
         201
     );
-    assert_eq!(github.issued().len(), 3);
+    assert_eq!(github.issued().len(), 6);
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ impl HookConfig for Config {
         .example("/etc/molecule/workspaces"),
         ConfigField::new("sops_program", "the sops program, a name or a path").example("sops"),
         ConfigField::new("sops_env", "the environment of sops, besides PATH")
+            .secret()
             .example(r#"{"SOPS_AGE_KEY_FILE": "/run/secrets/age-key"}"#),
         ConfigField::new("sops_timeout_secs", "longest run of sops, 1 to 8 seconds").example("5"),
     ];

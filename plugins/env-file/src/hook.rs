@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use molecule_hooks::{
@@ -8,19 +9,24 @@ use molecule_hooks::{
 
 use crate::config::{Config, Settings};
 use crate::layers::{self, Layer};
-use crate::open::OpenError;
+use crate::open::{Found, OpenError};
 use crate::parse::{self, Lines};
 
 /// Shorter than the server's usual deadline for a hook (10 s), so that the error
 /// tells what was slow.
 const PATIENCE: Duration = Duration::from_secs(9);
 
-struct EnvFile(Settings);
+struct EnvFile {
+    settings: Settings,
+    /// Whether the log was told that others can read the common file.
+    told: AtomicBool,
+}
 
 pub(crate) fn build(config: Config, _: &BuildContext) -> BuildResult {
-    Ok(config
-        .resolve()?
-        .map(|settings| Arc::new(EnvFile(settings)) as _))
+    Ok(config.resolve()?.map(|settings| {
+        let told = AtomicBool::new(false);
+        Arc::new(EnvFile { settings, told }) as _
+    }))
 }
 
 #[async_trait]
@@ -49,22 +55,28 @@ impl EnvMutator for EnvFile {
 
 impl EnvFile {
     async fn read_all(&self, workspace: &WorkspaceContext) -> Result<Lines, HookError> {
-        let layers = layers::of(&self.0, workspace);
+        let layers = layers::of(&self.settings, workspace);
         let read = tokio::task::spawn_blocking(move || read(&layers)).await;
         let files = read.map_err(|_| HookError::transient("env-file: reading was interrupted"))?;
         let mut all = Lines::new();
         for (label, file) in files {
-            let bytes = match file {
-                Ok(bytes) => bytes,
+            let found = match file {
+                Ok(found) => found,
                 Err(OpenError::Io(error)) => {
                     let text = format!("env-file: {label} cannot be read");
                     return Err(HookError::permanent(text).with_source(error));
                 }
                 Err(problem) => return Err(refused(label, &problem)),
             };
-            let bytes = match parse::is_encrypted(&bytes) {
-                true => self.decrypt(label, &bytes).await?,
-                false => bytes,
+            // What SOPS encrypted may lie anywhere.
+            let bytes = match parse::is_encrypted(&found.bytes) {
+                true => self.decrypt(label, &found.bytes).await?,
+                false => {
+                    if found.is_exposed && !self.told.swap(true, Ordering::Relaxed) {
+                        tracing::warn!("env-file: {label} can be read by others than its owner");
+                    }
+                    found.bytes
+                }
             };
             let lines = parse::parse(&bytes)
                 .map_err(|problem| HookError::permanent(format!("env-file: {label}: {problem}")))?;
@@ -74,7 +86,7 @@ impl EnvFile {
     }
 
     async fn decrypt(&self, label: &str, bytes: &[u8]) -> Result<Vec<u8>, HookError> {
-        let decrypted = self.0.sops.decrypt(bytes).await;
+        let decrypted = self.settings.sops.decrypt(bytes).await;
         decrypted.map_err(|error| {
             let text = format!("env-file: {label}: {error}");
             match error.kind() {
@@ -85,7 +97,7 @@ impl EnvFile {
     }
 }
 
-type File = (&'static str, Result<Vec<u8>, OpenError>);
+type File = (&'static str, Result<Found, OpenError>);
 
 fn read(layers: &[Layer]) -> Vec<File> {
     let found = layers.iter().filter_map(|layer| {

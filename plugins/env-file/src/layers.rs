@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use molecule_hooks::WorkspaceContext;
 
 use crate::config::Settings;
-use crate::open::{self, OpenError, is_safe_name};
+use crate::open::{self, Found, OpenError, is_safe_name};
 
 /// One file that may be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ enum Place {
 
 impl Layer {
     /// Its bytes; none when it is not there. Blocks.
-    pub(crate) fn read(&self) -> Result<Option<Vec<u8>>, OpenError> {
+    pub(crate) fn read(&self) -> Result<Option<Found>, OpenError> {
         match &self.place {
             Place::File(path) => open::read_file(path),
             Place::Folder { root, name } => open::read_env(root, name),
@@ -48,10 +48,15 @@ pub(crate) fn of(settings: &Settings, workspace: &WorkspaceContext) -> Vec<Layer
     [
         common,
         in_folder("the file of the role", &settings.roles_dir, role),
+        // Names and ids share a folder, so a name must not look like another's id.
         in_folder(
             "the file of the workspace's name",
             &settings.workspaces_dir,
-            &workspace.name,
+            if is_id(&workspace.name) {
+                ""
+            } else {
+                &workspace.name
+            },
         ),
         in_folder(
             "the file of the workspace's id",
@@ -62,4 +67,14 @@ pub(crate) fn of(settings: &Settings, workspace: &WorkspaceContext) -> Vec<Layer
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// True for every way to write a UUID that could be the name of a folder.
+fn is_id(name: &str) -> bool {
+    let mut digits = 0;
+    let hex = name.bytes().filter(|&byte| byte != b'-').all(|byte| {
+        digits += 1;
+        byte.is_ascii_hexdigit()
+    });
+    hex && digits == 32
 }

@@ -16,6 +16,7 @@ pub(crate) enum OpenError {
     Link,
     NotAFile,
     Exposed,
+    Writable,
     Foreign,
     TooLong,
     Io(io::Error),
@@ -29,11 +30,28 @@ impl std::fmt::Display for OpenError {
             Self::Exposed => f.write_str(
                 "can be read or written by others than its owner; `chmod 600` makes it good",
             ),
+            Self::Writable => {
+                f.write_str("can be written by others than its owner; `chmod go-w` makes it good")
+            }
             Self::Foreign => f.write_str("belongs neither to root nor to the server's user"),
             Self::TooLong => write!(f, "is longer than {MAX_FILE_BYTES} bytes"),
             Self::Io(error) => write!(f, "cannot be read: {}", error.kind()),
         }
     }
+}
+
+/// What a file holds.
+pub(crate) struct Found {
+    pub(crate) bytes: Vec<u8>,
+    /// Others than its owner may read it.
+    pub(crate) is_exposed: bool,
+}
+
+/// Who besides its owner may read a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    Anybody,
+    Nobody,
 }
 
 /// True for a name that is one plain segment of a path: letters, digits, `_`, `-`.
@@ -44,7 +62,7 @@ pub(crate) fn is_safe_name(name: &str) -> bool {
 
 /// Reads `<root>/<folder>/env`. None when it is not there. The root may be reached
 /// through links, which are the operator's; nothing below it may. Blocks.
-pub(crate) fn read_env(root: &Path, folder: &str) -> Result<Option<Vec<u8>>, OpenError> {
+pub(crate) fn read_env(root: &Path, folder: &str) -> Result<Option<Found>, OpenError> {
     let directory = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let root = openat(CWD, root, directory, Mode::empty()).map_err(io::Error::from);
     let Some(root) = found(root)? else {
@@ -57,14 +75,20 @@ pub(crate) fn read_env(root: &Path, folder: &str) -> Result<Option<Vec<u8>>, Ope
     // Without NONBLOCK a pipe would wait for a writer.
     let file = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = openat(&folder, "env", file, Mode::empty()).map_err(io::Error::from);
-    found(file)?.map(|file| read(File::from(file))).transpose()
+    found(file)?
+        .map(|file| read(File::from(file), Readers::Nobody))
+        .transpose()
 }
 
-/// Reads one file by its path. Links are followed: the operator named it. Blocks.
-pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
+/// Reads one file by its path. Links are followed: the operator named it. Others may
+/// read it: the files of Kubernetes and Docker secrets belong to root, and a server
+/// that is not root can read them only because others or a group may. Blocks.
+pub(crate) fn read_file(path: &Path) -> Result<Option<Found>, OpenError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from);
-    found(file)?.map(|file| read(File::from(file))).transpose()
+    found(file)?
+        .map(|file| read(File::from(file), Readers::Anybody))
+        .transpose()
 }
 
 fn found<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
@@ -83,13 +107,17 @@ fn found<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
     }
 }
 
-fn read(file: File) -> Result<Vec<u8>, OpenError> {
+fn read(file: File, readers: Readers) -> Result<Found, OpenError> {
     let about = file.metadata().map_err(OpenError::Io)?;
     if !about.is_file() {
         return Err(OpenError::NotAFile);
     }
-    if about.mode() & 0o077 != 0 {
+    let is_exposed = about.mode() & 0o077 != 0;
+    if is_exposed && readers == Readers::Nobody {
         return Err(OpenError::Exposed);
+    }
+    if about.mode() & 0o022 != 0 {
+        return Err(OpenError::Writable);
     }
     if about.uid() != 0 && about.uid() != geteuid().as_raw() {
         return Err(OpenError::Foreign);
@@ -100,6 +128,6 @@ fn read(file: File) -> Result<Vec<u8>, OpenError> {
         .map_err(OpenError::Io)?;
     match bytes.len() > MAX_FILE_BYTES {
         true => Err(OpenError::TooLong),
-        false => Ok(bytes),
+        false => Ok(Found { bytes, is_exposed }),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use molecule_hooks::{EnvError, MAX_ENV_VALUE_BYTES, Secret, check_env_name};
+use molecule_hooks::{EnvError, MAX_ENV_VALUE_BYTES, Secret, check_foreign_env_name};
 
 /// The longest file that is read, in bytes.
 pub(crate) const MAX_FILE_BYTES: usize = 256 * 1024;
@@ -64,15 +64,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Lines, ParseError> {
 }
 
 fn check_name(name: &str) -> Result<(), &'static str> {
-    check_env_name(name).map_err(|error| match error {
-        EnvError::Reserved(_) => "sets a variable that is reserved for the platform",
+    check_foreign_env_name(name).map_err(|error| match error {
+        EnvError::Reserved(_) => "sets a variable that is reserved for the platform or the image",
         _ => "does not start with the name of a variable",
-    })?;
-    // What decides which programs and libraries run is the image's business.
-    match name == "PATH" || name == "PARENT_ID" || name.starts_with("LD_") {
-        true => Err("sets a variable that is reserved for the image"),
-        false => Ok(()),
-    }
+    })
 }
 
 /// None for a line that says nothing.
@@ -168,8 +163,8 @@ mod tests {
             ("é=c", 1, "does not start with the name"),
             ("WORKSPACE_ID=x", 1, "reserved for the platform"),
             ("ADMIN_TOKEN=x", 1, "reserved for the platform"),
-            ("PATH=x", 1, "reserved for the image"),
-            ("LD_PRELOAD=x", 1, "reserved for the image"),
+            ("PATH=x", 1, "or the image"),
+            ("LD_PRELOAD=x", 1, "or the image"),
             ("A=b\n\nB='c", 3, "a quote that is not closed"),
             ("A=\"", 1, "a quote that is not closed"),
             ("A='b\"", 1, "a quote that is not closed"),
@@ -225,7 +220,7 @@ mod tests {
             let _ = is_encrypted(&bytes);
             if let Ok(lines) = parse(&bytes) {
                 for (name, value) in lines {
-                    prop_assert!(check_env_name(&name).is_ok());
+                    prop_assert!(check_name(&name).is_ok());
                     prop_assert!(value.is_none_or(|value| !value.expose().contains('\0')));
                 }
             }

@@ -6,9 +6,11 @@ mod common;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use common::{Files, ID, boot, build};
-use molecule_hooks::{HookErrorKind, HooksConfig, Registry};
+use common::{Files, ID, boot, build, workspace};
+use molecule_hooks::{EnvMap, HookErrorKind, HooksConfig, Registry};
 use serde_json::json;
+
+const OTHER: &str = "0b9e4c1f-00d0-4000-8000-00000000abcd";
 
 #[tokio::test]
 async fn the_closer_file_wins() {
@@ -164,6 +166,51 @@ async fn a_file_that_others_can_read_is_refused() {
         let files = Files::new();
         files.write_with_mode("roles/qa/env", b"A=1\n", mode);
         boot(&files.hook(json!({})), "qa").await.0.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_common_file_of_a_mounted_secret_may_be_read_but_not_written_by_others() {
+    for (mode, why) in [
+        (0o444, None),
+        (0o440, None),
+        (0o644, None),
+        (0o600, None),
+        (0o664, Some("`chmod go-w`")),
+        (0o646, Some("`chmod go-w`")),
+    ] {
+        let files = Files::new();
+        // As Kubernetes mounts a secret: a link to what may be exchanged.
+        files.write_with_mode("..data/common.env", b"A=1\n", mode);
+        symlink(files.path("..data/common.env"), files.path("common.env")).unwrap();
+        let hook = files.hook(json!({ "common_file": files.path("common.env") }));
+        for _ in 0..2 {
+            let (result, env) = boot(&hook, "qa").await;
+            match why {
+                None => {
+                    result.unwrap();
+                    assert_eq!(env.get("A"), Some("1"), "{mode:o}");
+                }
+                Some(why) => {
+                    let error = result.unwrap_err();
+                    assert!(error.to_string().contains(why), "{mode:o}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_that_takes_the_id_of_another_as_its_name_gets_nothing_of_it() {
+    let simple = OTHER.replace('-', "");
+    for name in [OTHER, simple.as_str(), &OTHER.to_uppercase()] {
+        let files = Files::new();
+        files.write(&format!("workspaces/{name}/env"), "A=of the other\n");
+        let hook = files.hook(json!({}));
+        let thief = workspace("qa").with_name(name);
+        let mut env = EnvMap::new();
+        hook.apply(&thief, &mut env).await.unwrap();
+        assert!(!env.contains("A"), "{name}");
     }
 }
 

@@ -162,7 +162,7 @@ async fn what_it_writes_is_held_to_the_same_rules() {
         ("cat >/dev/null; echo planted7f3a91c2", "line 1 has no ="),
         (
             "cat >/dev/null; echo PATH=planted7f3a91c2",
-            "reserved for the image",
+            "reserved for the platform or the image",
         ),
     ] {
         let (files, program) = encrypted(script);

@@ -1,16 +1,24 @@
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use chrono::{DateTime, Days, TimeDelta, Utc};
+use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use molecule_hooks::{Clock, HookError, Token, tracing};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::api::{Api, Order};
+use crate::api::{Api, Listed, Order};
 use crate::config::Settings;
 
 /// A revocation that failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(60);
+/// A revocation that was refused is tried again after this long, until the day that
+/// GitLab knows has come: the right to revoke may be given back.
+const REFUSED: TimeDelta = TimeDelta::hours(1);
+/// After this long a request whose answer was lost has no effect any more.
+const SETTLED: TimeDelta = TimeDelta::minutes(10);
+/// So many lost answers are remembered.
+const MOST_LOST: usize = 100;
 /// The reaper looks this often at least, so that a suspended machine or a clock
 /// that was set does not keep a token alive.
 const LONGEST_REST: Duration = Duration::from_secs(600);
@@ -31,6 +39,7 @@ struct Inner {
     life: TimeDelta,
     clock: Clock,
     made: Mutex<Vec<Ending>>,
+    lost: Mutex<Vec<Lost>>,
     /// Wakes the reaper when there is more to do.
     more: Arc<Notify>,
     reaper: Mutex<Option<JoinHandle<()>>>,
@@ -41,6 +50,16 @@ struct Inner {
 struct Ending {
     id: u64,
     at: DateTime<Utc>,
+    /// When it is dead anyway.
+    dead_at: DateTime<Utc>,
+}
+
+/// A token that GitLab may have made although we did not get it.
+#[derive(Clone)]
+struct Lost {
+    name: String,
+    asked_at: DateTime<Utc>,
+    dead_at: DateTime<Utc>,
 }
 
 impl Tokens {
@@ -51,6 +70,7 @@ impl Tokens {
             life: settings.life,
             clock,
             made: Mutex::default(),
+            lost: Mutex::default(),
             more: Arc::default(),
             reaper: Mutex::default(),
         }))
@@ -69,11 +89,40 @@ impl Tokens {
             .date_naive()
             .checked_add_days(Days::new(1))
             .ok_or_else(out_of_range)?;
-        let name = format!("molecule {}", now.format("%Y-%m-%d %H:%M:%S"));
-        let made = inner.api.create(&name, &inner.order, day).await?;
+        // Nothing is made anew while what an attempt left behind is not cleared away.
+        if let Err(error) = inner.revoke_lost().await {
+            if error.is_transient() {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = %error.chain(),
+                "gitlab-token: tokens cannot be listed; one whose making was not confirmed may live on"
+            );
+        }
+        // The name tells the attempts apart, also those of several servers.
+        let name = format!(
+            "molecule {} {:016x}",
+            now.format("%Y-%m-%d %H:%M:%S"),
+            RandomState::new().hash_one(now)
+        );
+        let dead_at = day.and_time(NaiveTime::MIN).and_utc();
+        let made = match inner.api.create(&name, &inner.order, day).await {
+            Ok(made) => made,
+            Err(not_made) => {
+                if not_made.is_unclear {
+                    self.remember(Lost {
+                        name,
+                        asked_at: now,
+                        dead_at,
+                    });
+                }
+                return Err(not_made.error);
+            }
+        };
         self.reap(Ending {
             id: made.id,
             at: ends_at + GRACE,
+            dead_at,
         });
         let secret = made
             .token
@@ -92,6 +141,22 @@ impl Tokens {
     /// Has a token revoked when its time has come. The task ends with us.
     fn reap(&self, ending: Ending) {
         lock(&self.0.made).push(ending);
+        self.wake();
+    }
+
+    /// Has a token looked for and revoked that may have been made.
+    fn remember(&self, made: Lost) {
+        {
+            let mut lost = lock(&self.0.lost);
+            if lost.len() >= MOST_LOST {
+                lost.remove(0);
+            }
+            lost.push(made);
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
         let mut reaper = lock(&self.0.reaper);
         if reaper.as_ref().is_none_or(JoinHandle::is_finished) {
             let more = Arc::clone(&self.0.more);
@@ -116,6 +181,13 @@ async fn reap(inner: Weak<Inner>, more: Arc<Notify>) {
             return;
         };
         failed = !inner.revoke_ended().await;
+        if let Err(error) = inner.revoke_lost().await {
+            tracing::warn!(
+                error = %error.chain(),
+                "gitlab-token: tokens whose making was not confirmed cannot be looked for"
+            );
+        }
+        failed |= !lock(&inner.lost).is_empty();
     }
 }
 
@@ -125,6 +197,46 @@ impl Inner {
         let left = next.map(|at| at - self.clock.now());
         left.map_or(LONGEST_REST, |left| left.to_std().unwrap_or_default())
             .clamp(SHORTEST_REST, LONGEST_REST)
+    }
+
+    /// Revokes what lost answers left behind. Forgets what was found, and what is not
+    /// there and cannot come any more.
+    async fn revoke_lost(&self) -> Result<(), HookError> {
+        let lost = lock(&self.lost).clone();
+        for Lost {
+            name,
+            asked_at,
+            dead_at,
+        } in lost
+        {
+            let now = self.clock.now();
+            let is_settled = now - asked_at > SETTLED;
+            let forget = || lock(&self.lost).retain(|known| known.name != name);
+            let found = match self.api.find(&name).await {
+                Ok(found) => found,
+                Err(error) => {
+                    if is_settled && !error.is_transient() {
+                        forget();
+                    }
+                    return Err(error);
+                }
+            };
+            for Listed { id, .. } in &found {
+                let (id, at) = (*id, now + REFUSED);
+                match self.api.revoke(id).await {
+                    Ok(()) => tracing::info!(
+                        token.id = id,
+                        "gitlab-token: revoked a token whose making was not confirmed"
+                    ),
+                    Err(error) if error.is_transient() => return Err(error),
+                    Err(_) => lock(&self.made).push(Ending { id, at, dead_at }),
+                }
+            }
+            if is_settled || !found.is_empty() {
+                forget();
+            }
+        }
+        Ok(())
     }
 
     /// False when one could not be revoked and is to be tried again.
@@ -148,6 +260,13 @@ impl Inner {
                     );
                     if error.is_transient() {
                         return false;
+                    }
+                    if ending.dead_at > now {
+                        let mut made = lock(&self.made);
+                        for known in made.iter_mut().filter(|known| known.id == ending.id) {
+                            known.at = now + REFUSED;
+                        }
+                        continue;
                     }
                 }
             }

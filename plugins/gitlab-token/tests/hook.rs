@@ -103,7 +103,7 @@ async fn a_boot_gets_a_project_token_with_the_documented_request() {
         made.expires_at,
         NaiveDate::from_ymd_opt(2026, 1, 2).unwrap()
     );
-    assert_eq!(made.name, "molecule 2026-01-01 00:00:00");
+    assert!(made.name.starts_with("molecule 2026-01-01 00:00:00 "));
     let request = world.gitlab.upstream().requests().remove(0);
     assert_eq!(request.method, "POST");
     assert_eq!(
@@ -190,6 +190,55 @@ async fn a_revocation_that_finds_nothing_is_fine() {
 }
 
 #[tokio::test]
+async fn a_token_whose_making_was_not_confirmed_is_revoked_before_the_next_is_made() {
+    let world = World::new().await;
+    world.gitlab.lose_next_creation();
+    assert!(world.token().await.unwrap_err().is_transient());
+    let lost = world.gitlab.tokens().remove(0);
+    // Past the pause after a failure.
+    world.clock.advance(Duration::from_secs(60));
+
+    let token = world.token().await.unwrap();
+
+    let live = world.gitlab.live_tokens();
+    assert_eq!(live.len(), 1, "{live:?}");
+    assert_eq!(live[0].token, token.secret.expose());
+    assert_ne!(live[0].name, lost.name);
+}
+
+#[tokio::test]
+async fn a_token_whose_making_was_not_confirmed_is_revoked_while_nobody_asks() {
+    let world = World::new().await;
+    world.gitlab.lose_next_creation();
+    world.token().await.unwrap_err();
+    eventually("it is revoked", || world.gitlab.tokens()[0].revoked).await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_was_refused_is_tried_again_later() {
+    let world = World::with(json!({ "project": "team/sub/app", "life_hours": 1 })).await;
+    world.token().await.unwrap();
+    world.gitlab.set_refuses_revocations(true);
+    let refused = || {
+        let requests = world.gitlab.upstream().requests();
+        requests
+            .iter()
+            .filter(|request| request.method == "DELETE")
+            .count()
+    };
+    world.clock.advance(Duration::from_secs(2 * 3600));
+    world.token().await.unwrap();
+    eventually("a revocation is refused", || refused() == 1).await;
+    assert!(!world.gitlab.tokens()[0].revoked);
+
+    world.gitlab.set_refuses_revocations(false);
+    world.clock.advance(Duration::from_secs(2 * 3600));
+    world.token().await.unwrap();
+
+    eventually("it is revoked", || world.gitlab.tokens()[0].revoked).await;
+}
+
+#[tokio::test]
 async fn a_shorter_life_set_by_an_administrator_is_believed() {
     let world = World::with(json!({ "project": "team/sub/app", "life_hours": 72 })).await;
     let made = json!({ "id": 5, "token": "glpat-short-lived-one", "expires_at": "2026-01-02" });
@@ -218,7 +267,10 @@ async fn refusals_stop_the_boot_and_say_why() {
     assert_eq!(env.get("GITLAB_TOKEN"), Some("stored-by-hand"));
 
     let world = World::new().await;
-    let refused = json!({ "message": { "access_level": ["is too high glpat-PLANTEDPLANTED"] } });
+    let refused = json!({ "message": {
+        "access_level": ["is too high glpat-PLANTEDPLANTED"],
+        "somebody": ["PLANTED"],
+    } });
     world.gitlab.upstream().reply(Reply::json(400, refused));
     let error = world.boot().await.0.unwrap_err();
     assert!(error.to_string().contains("access_level"), "{error}");
@@ -276,21 +328,26 @@ async fn a_dropped_hook_leaves_no_task() {
         hook,
     } = World::new().await;
     let mut env = EnvMap::new();
-    let before = tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks();
-    hook.apply(&WorkspaceContext::new("7aa08951"), &mut env)
-        .await
-        .unwrap();
-    drop(hook);
-    eventually("its tasks end", || {
+    let running = || {
         tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks()
-            <= before
-    })
-    .await;
+    };
+    let before = running();
+    hook.apply(&WorkspaceContext::new("7aa08951"), &mut env)
+        .await
+        .unwrap();
+    assert!(running() > before, "its reaper runs");
+
+    drop(hook);
+
+    eventually("its tasks end", || running() == before).await;
+    let requests = gitlab.upstream().request_count();
     clock.advance(Duration::from_secs(9 * 3600));
+    // Longer than the reaper would rest once a token has ended.
+    let later = Instant::now() + Duration::from_secs(2);
+    eventually("a reaper would have looked", || Instant::now() > later).await;
+    assert_eq!(gitlab.upstream().request_count(), requests);
     assert!(!gitlab.tokens()[0].revoked);
 }
 

@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use molecule_hooks::{
-    ConfigField, HookConfig, HookError, Secret, check_env_name, is_valid_hook_name, tracing,
+    ConfigField, HookConfig, HookError, Secret, check_foreign_env_name, is_valid_hook_name, tracing,
 };
 use molecule_hooks_http::reqwest::Url;
-use molecule_hooks_http::{HttpClient, base_url, is_loopback};
+use molecule_hooks_http::{HttpClient, endpoint_url, is_loopback};
 use serde::Deserialize;
 
 const LONGEST_TIMEOUT_SECS: u64 = 30;
@@ -64,6 +64,7 @@ impl HookConfig for Config {
         ConfigField::new("audience", "the API the token is for; some issuers want it")
             .example("https://api.example.org"),
         ConfigField::new("extra_parameters", "more parameters of the request")
+            .secret()
             .example(r#"{"resource": "https://api.example.org"}"#),
         ConfigField::new(
             "variable",
@@ -154,10 +155,10 @@ impl Config {
         let variable = self.variable.filter(|name| !name.is_empty());
         let good = variable
             .as_deref()
-            .is_none_or(|name| check_env_name(name).is_ok());
+            .is_none_or(|name| check_foreign_env_name(name).is_ok());
         require(
             good,
-            "variable must be the name of a variable that the platform does not reserve",
+            "variable must be the name of a variable that neither platform nor image reserve",
         );
         let service = self.service.unwrap_or_else(|| "oauth2".to_owned());
         require(
@@ -174,7 +175,7 @@ impl Config {
             (1..=LONGEST_TIMEOUT_SECS).contains(&timeout),
             "timeout_secs must be between 1 and 30",
         );
-        let token_url = base_url(&url);
+        let token_url = endpoint_url(&url);
         if let Err(what) = &token_url {
             require(false, &format!("token_url {what}"));
         }

@@ -155,9 +155,8 @@ fn refusal(answer: &Answer) -> HookError {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let is_code = error.len() <= 64 && error.bytes().all(plain);
     let code = if is_code { error.as_str() } else { "" };
-    let refused = answer.refusal(STEP, code);
     match code {
-        "temporarily_unavailable" | "slow_down" => HookError::transient(refused.to_string()),
-        _ => refused,
+        "temporarily_unavailable" | "slow_down" => answer.transient_refusal(STEP, code),
+        _ => answer.refusal(STEP, code),
     }
 }

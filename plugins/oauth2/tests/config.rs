@@ -43,7 +43,7 @@ fn the_secret_may_come_from_a_file() {
 #[test]
 fn everything_wrong_is_reported_together() {
     let problem = refusal(json!({
-        "token_url": "https://login.invalid/token?tenant=1",
+        "token_url": "https://login.invalid/token#tenant",
         "auth_method": "private_key_jwt",
         "scopes": ["read write"],
         "extra_parameters": { "grant_type": "password", "": "x" },
@@ -53,7 +53,7 @@ fn everything_wrong_is_reported_together() {
         "timeout_secs": 31,
     }));
     for part in [
-        "token_url must end with its path",
+        "token_url must not have a #",
         "client_id is required",
         "client_secret is required",
         "auth_method must be client_secret_basic or client_secret_post",
@@ -66,6 +66,17 @@ fn everything_wrong_is_reported_together() {
         "timeout_secs must be between 1 and 30",
     ] {
         assert!(problem.contains(part), "{part} is missing in {problem}");
+    }
+}
+
+#[test]
+fn a_variable_of_the_image_is_refused() {
+    for name in ["PATH", "LD_PRELOAD", "PARENT_ID"] {
+        let problem = refusal(section(json!({ "variable": name })));
+        assert!(
+            problem.contains("variable must be the name of"),
+            "{problem}"
+        );
     }
 }
 

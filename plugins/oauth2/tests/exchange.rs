@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use common::{CLIENT_ID, CLIENT_SECRET, World};
+use molecule_hooks::testing::oauth2::OauthIssuer;
 use molecule_hooks::testing::{Fault, Reply};
 use molecule_hooks::{HookErrorKind, TokenScope};
 use serde_json::json;
@@ -53,6 +54,18 @@ async fn scopes_audience_and_more_are_sent() {
     assert_eq!(form["scope"], "read write:all");
     assert_eq!(form["resource"], "urn:a b&c");
     assert_eq!(form["tenant"], "t");
+}
+
+#[tokio::test]
+async fn an_endpoint_may_have_a_query() {
+    let issuer = OauthIssuer::start().await.unwrap();
+    let token_url = format!("{}?tenant=a%20b", issuer.token_url());
+    let world = World::with(json!({ "token_url": token_url })).await;
+    let granted = json!({ "access_token": "t-123456", "token_type": "bearer" });
+    issuer.upstream().reply(Reply::json(200, granted));
+    world.token().await.unwrap();
+    let path = issuer.upstream().requests().remove(0).path;
+    assert!(path.ends_with("?tenant=a%20b"), "{path}");
 }
 
 #[tokio::test]
@@ -137,10 +150,19 @@ async fn trouble_is_transient() {
     let error = world.token().await.unwrap_err();
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
 
-    let world = World::new().await;
-    let later = json!({ "error": "temporarily_unavailable" });
-    world.issuer.upstream().reply(Reply::json(400, later));
-    assert!(world.token().await.unwrap_err().is_transient());
+    for code in ["temporarily_unavailable", "slow_down"] {
+        for status in [400, 503] {
+            let world = World::new().await;
+            let later = Reply::json(status, json!({ "error": code }));
+            world
+                .issuer
+                .upstream()
+                .reply(later.header("Retry-After", "45"));
+            let error = world.token().await.unwrap_err();
+            assert!(error.is_transient(), "{status} {code}");
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(45)));
+        }
+    }
 }
 
 #[tokio::test]

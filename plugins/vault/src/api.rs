@@ -30,7 +30,18 @@ pub(crate) struct Grant {
 pub(crate) struct TokenInfo {
     /// Seconds left; 0 for a token that never ends.
     pub(crate) ttl: u64,
+    /// Vault leaves it out for a token that never ends, such as the root token.
+    #[serde(default)]
     pub(crate) renewable: bool,
+}
+
+/// How looking up a token ended.
+pub(crate) enum LookUp {
+    Known(TokenInfo),
+    /// It ended or was revoked.
+    Dead,
+    /// Its policies do not allow it to look itself up.
+    NotAllowed,
 }
 
 /// How reading a secret ended.
@@ -38,7 +49,10 @@ pub(crate) enum Read {
     Found(Map<String, Value>),
     /// There is no secret at this path, or its newest version was deleted.
     Missing,
-    /// The token is dead or its policy does not allow this; Vault does not say which.
+    /// Vault does not take the token any more.
+    Dead(HookError),
+    /// The policies of the token do not allow this, or an older Vault does not say
+    /// that the token is dead.
     Denied(HookError),
 }
 
@@ -87,16 +101,19 @@ impl Api {
         answer.json(step).map(|Authenticated { auth }| auth)
     }
 
-    /// What a token is worth. None for one that Vault does not take.
-    pub(crate) async fn look_up(&self, token: &Secret) -> Result<Option<TokenInfo>, HookError> {
+    /// What a token is worth.
+    pub(crate) async fn look_up(&self, token: &Secret) -> Result<LookUp, HookError> {
         let step = "look up the token";
         let request = self.http.get(self.url(&["auth", "token", "lookup-self"]));
         let answer = self.send(step, request, Some(token)).await?;
         if answer.status() == 403 {
-            return Ok(None);
+            return Ok(match is_dead(&answer) {
+                true => LookUp::Dead,
+                false => LookUp::NotAllowed,
+            });
         }
         expect_success(step, &answer)?;
-        answer.json(step).map(|Data { data }| Some(data))
+        answer.json(step).map(|Data { data }| LookUp::Known(data))
     }
 
     /// Reads the newest version of a KV v2 secret. `what` names it in errors.
@@ -111,7 +128,13 @@ impl Api {
         let url = self.url(&[mount, "data", path]);
         let answer = self.send(&step, self.http.get(url), Some(token)).await?;
         match answer.status() {
+            // Vault answers so for a mount or a namespace that is not there, too.
+            404 if is_no_route(&answer) => {
+                let why = "nothing is mounted there; check mount and namespace";
+                return Err(answer.refusal(&step, why));
+            }
             404 => return Ok(Read::Missing),
+            403 if is_dead(&answer) => return Ok(Read::Dead(refusal(&step, &answer))),
             403 => return Ok(Read::Denied(refusal(&step, &answer))),
             _ => expect_success(&step, &answer)?,
         }
@@ -155,12 +178,28 @@ fn expect_success(step: &str, answer: &Answer) -> Result<(), HookError> {
 
 fn refusal(step: &str, answer: &Answer) -> HookError {
     let Refusal { errors } = answer.json_or_default();
-    let error = answer.refusal(step, &errors.join("; "));
-    // A performance standby that is behind: the next request may do.
+    // The first one says why; it is masked and cut like any text of an upstream.
+    let why = errors.first().map_or("", String::as_str);
     match answer.status() {
-        412 | 472 | 473 => HookError::transient(error.to_string()),
-        _ => error,
+        // A performance standby that is behind: the next request may do.
+        412 | 472 | 473 => answer.transient_refusal(step, why),
+        _ => answer.refusal(step, why),
     }
+}
+
+/// Whether a 403 is about the token itself. A mere "permission denied" is not.
+fn is_dead(answer: &Answer) -> bool {
+    let Refusal { errors } = answer.json_or_default();
+    errors
+        .iter()
+        .any(|error| error.contains("invalid token") || error.contains("bad token"))
+}
+
+/// Whether a 404 is about the way and not about the secret, for which Vault has no
+/// errors, or the metadata of its deletion.
+fn is_no_route(answer: &Answer) -> bool {
+    let Refusal { errors } = answer.json_or_default();
+    !errors.is_empty()
 }
 
 impl fmt::Debug for Api {

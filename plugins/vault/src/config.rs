@@ -246,6 +246,6 @@ fn credential(key: &str, path: String) -> Result<String, String> {
     }
     match file::read_secret(&path) {
         Ok(_) => Ok(path),
-        Err(why) => Err(format!("{key}: {why}")),
+        Err(why) => Err(format!("{key}: {path:?} {why}")),
     }
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, MAX_ENV_VALUE_BYTES, Secret,
-    WorkspaceContext, async_trait, check_env_name, tracing,
+    WorkspaceContext, async_trait, check_foreign_env_name, tracing,
 };
 use serde_json::{Map, Value};
 
-use crate::api::{Api, Read};
+use crate::api::{Api, LookUp, Read};
 use crate::config::Config;
 use crate::session::Session;
 use crate::template::PathTemplate;
@@ -110,20 +110,22 @@ impl Vault {
     ) -> Result<Option<Map<String, Value>>, HookError> {
         let what = format!("{template:?}", template = template.to_string());
         let token = self.session.token().await?;
-        let denied = match self.api.read(&token, &self.mount, path, &what).await? {
+        match self.api.read(&token, &self.mount, path, &what).await? {
             Read::Found(data) => return Ok(Some(data)),
             Read::Missing => return Ok(None),
-            Read::Denied(error) => error,
-        };
-        if self.api.look_up(&token).await?.is_some() {
-            return Err(denied);
+            Read::Dead(_) => {}
+            // An older Vault calls a dead token by its name only when asked for it.
+            Read::Denied(error) => match self.api.look_up(&token).await? {
+                LookUp::Dead => {}
+                LookUp::Known(_) | LookUp::NotAllowed => return Err(error),
+            },
         }
         self.session.discard(&token);
         let token = self.session.token().await?;
         match self.api.read(&token, &self.mount, path, &what).await? {
             Read::Found(data) => Ok(Some(data)),
             Read::Missing => Ok(None),
-            Read::Denied(error) => Err(error),
+            Read::Dead(error) | Read::Denied(error) => Err(error),
         }
     }
 
@@ -131,7 +133,7 @@ impl Vault {
     fn add(&self, template: &PathTemplate, data: Map<String, Value>, to: &mut Variables) {
         for (key, value) in data {
             let name = format!("{}{key}", self.prefix);
-            let problem = match check_env_name(&name) {
+            let problem = match check_foreign_env_name(&name) {
                 Err(_) => Some("its name cannot be that of a variable"),
                 Ok(()) => match text(value).filter(|text| is_value(text)) {
                     Some(text) => {

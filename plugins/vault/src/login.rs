@@ -1,8 +1,8 @@
 use molecule_hooks::{HookError, Secret};
 use serde_json::json;
 
-use crate::api::{Api, Grant};
-use crate::file;
+use crate::api::{Api, Grant, LookUp};
+use crate::file::{self, FileError};
 
 /// How we prove to Vault who we are.
 pub(crate) enum Login {
@@ -28,12 +28,18 @@ impl Login {
     pub(crate) async fn grant(&self, api: &Api) -> Result<Grant, HookError> {
         match self {
             Self::Token(token) => match api.look_up(token).await? {
-                Some(info) => Ok(Grant {
+                LookUp::Known(info) => Ok(Grant {
                     client_token: token.clone(),
                     lease_duration: info.ttl,
                     renewable: info.renewable,
                 }),
-                None => Err(HookError::permanent(
+                // It works until a read says otherwise.
+                LookUp::NotAllowed => Ok(Grant {
+                    client_token: token.clone(),
+                    lease_duration: 0,
+                    renewable: false,
+                }),
+                LookUp::Dead => Err(HookError::permanent(
                     "vault does not take the configured token; it ended or was revoked",
                 )),
             },
@@ -69,11 +75,14 @@ async fn read(key: &'static str, path: &str) -> Result<Secret, HookError> {
     let read = tokio::task::spawn_blocking(move || file::read_secret(&path)).await;
     match read {
         Ok(Ok(secret)) => Ok(secret),
-        // Its text names the path, which belongs into the log at most.
-        Ok(Err(why)) => {
-            let error = HookError::transient(format!("the file of {key} cannot be used"));
-            Err(error.with_source(std::io::Error::other(why)))
+        Ok(Err(FileError::Empty)) => {
+            Err(HookError::transient(format!("the file of {key} is empty")))
         }
+        // The kind only: neither errors nor the log name the path.
+        Ok(Err(FileError::Io(error))) => Err(HookError::transient(format!(
+            "the file of {key} cannot be used: {}",
+            error.kind()
+        ))),
         Err(_) => Err(HookError::transient("reading a file was interrupted")),
     }
 }

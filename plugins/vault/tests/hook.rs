@@ -91,6 +91,9 @@ async fn what_cannot_be_a_variable_is_left_out() {
             "GOOD": "yes",
             "with-hyphen": "x",
             "WORKSPACE_ID": "x",
+            "PATH": "/tmp",
+            "LD_PRELOAD": "x.so",
+            "PARENT_ID": "x",
             "NESTED": { "a": 1 },
             "NOTHING": null,
             "NUL": "a\u{0}b",
@@ -125,9 +128,56 @@ async fn mount_namespace_and_prefix_are_used() {
     let vault = VaultStandIn::start().await.unwrap();
     vault.add_token(TOKEN, None);
     let world = World::with(vault, |_| json!({ "token": TOKEN, "mount": "team/kv" }));
-    world.boot().await.0.unwrap();
+    let answered = json!({ "data": { "data": { "API_KEY": "k-9" }, "metadata": {} } });
+    world.boot().await.0.unwrap_err();
+    for _ in 0..2 {
+        let answer = Reply::json(200, answered.clone());
+        world.vault.upstream().reply(answer);
+    }
+    assert_eq!(world.boot().await.1.get("API_KEY"), Some("k-9"));
     let path = world.vault.upstream().requests()[1].path.clone();
     assert_eq!(path, "/v1/team/kv/data/molecule/common");
+}
+
+#[tokio::test]
+async fn a_mount_or_namespace_that_is_not_there_is_no_missing_secret() {
+    for more in [
+        json!({ "mount": "team/kv" }),
+        json!({ "mount": "team/kv", "required": true }),
+    ] {
+        let vault = VaultStandIn::start().await.unwrap();
+        vault.add_token(TOKEN, None);
+        let world = World::with(vault, |_| {
+            let mut section = more.clone();
+            section["token"] = json!(TOKEN);
+            section
+        });
+        let error = world.boot().await.0.unwrap_err();
+        assert_eq!(error.kind(), HookErrorKind::Permanent);
+        assert_eq!(
+            error.to_string(),
+            "vault: read \"molecule/common\": status 404: nothing is mounted there; check mount and namespace"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_standby_that_is_behind_says_when_to_come_back() {
+    let vault = VaultStandIn::start().await.unwrap();
+    vault.add_token(TOKEN, None);
+    let world = World::with(vault, |_| json!({ "token": TOKEN, "required": true }));
+    world.boot().await.0.unwrap();
+    let behind = Reply::json(
+        412,
+        json!({ "errors": ["required index state not present"] }),
+    );
+    world
+        .vault
+        .upstream()
+        .reply(behind.header("Retry-After", "7"));
+    let error = world.boot().await.0.unwrap_err();
+    assert!(error.is_transient());
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
 }
 
 #[tokio::test]

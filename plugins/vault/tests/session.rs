@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{JWT, ROLE_ID, SECRET_ID, TOKEN, World, eventually, write};
 use molecule_hooks::HookErrorKind;
@@ -110,8 +110,10 @@ async fn a_file_that_vanished_is_trouble_without_its_path() {
     assert!(error.is_transient());
     assert_eq!(
         error.to_string(),
-        "vault: the file of secret_id_file cannot be used"
+        "vault: the file of secret_id_file cannot be used: entity not found"
     );
+    let folder = world.files.path().to_str().unwrap();
+    assert!(!format!("{error:?} {}", error.chain()).contains(folder));
 }
 
 #[tokio::test]
@@ -184,6 +186,33 @@ async fn a_missing_permission_does_not_mean_a_new_login() {
     assert_eq!(world.vault.logins(), 1);
 }
 
+#[tokio::test]
+async fn a_token_that_may_not_look_itself_up_is_not_dead() {
+    let given = VaultStandIn::start().await.unwrap();
+    given.add_token(TOKEN, Some(Duration::from_secs(3600)));
+    let by_token = World::with(given, |_| json!({ "token": TOKEN }));
+    for world in [by_token, World::with_approle().await] {
+        world.vault.set_no_default_policy();
+        world
+            .vault
+            .put("molecule/common", json!({ "API_KEY": "k-1" }));
+        let (result, env) = world.boot().await;
+        result.unwrap();
+        assert_eq!(env.get("API_KEY"), Some("k-1"));
+        let logins = world.vault.logins();
+
+        world.vault.forbid("molecule/common");
+        for _ in 0..3 {
+            let error = world.boot().await.0.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "vault: read \"molecule/common\": status 403: 1 error occurred: * permission denied"
+            );
+        }
+        assert_eq!(world.vault.logins(), logins, "no login for a denied read");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_boots_at_once_share_one_login() {
     let world = std::sync::Arc::new(World::with_approle().await);
@@ -228,14 +257,21 @@ async fn a_dropped_hook_renews_nothing() {
     let World { vault, hook, files } = World::with(vault, common::approle);
     let mut env = molecule_hooks::EnvMap::new();
     let workspace = molecule_hooks::WorkspaceContext::new("7aa08951");
-    hook.apply(&workspace, &mut env).await.unwrap();
-    assert_eq!(vault.logins(), 1);
     let running = || {
         tokio::runtime::Handle::current()
             .metrics()
             .num_alive_tasks()
     };
-    let with_hook = running();
+    let before = running();
+    hook.apply(&workspace, &mut env).await.unwrap();
+    assert_eq!(vault.logins(), 1);
+    assert!(running() > before, "its keeper runs");
+    let lease_ends = Instant::now() + SHORT;
+
     drop((hook, files));
-    eventually("its task ends", || running() < with_hook).await;
+
+    eventually("its tasks end", || running() == before).await;
+    let requests = vault.upstream().request_count();
+    eventually("the lease ends", || Instant::now() > lease_ends).await;
+    assert_eq!(vault.upstream().request_count(), requests);
 }

@@ -34,6 +34,8 @@ struct Gitlab {
     maintainer: String,
     owners: BTreeSet<String>,
     tokens: Vec<AccessToken>,
+    loses_next: bool,
+    refuses_revocations: bool,
 }
 
 /// An access token as GitLab knows it.
@@ -79,6 +81,8 @@ impl GitlabStandIn {
             maintainer: maintainer.to_owned(),
             owners: BTreeSet::new(),
             tokens: Vec::new(),
+            loses_next: false,
+            refuses_revocations: false,
         };
         Ok(Self(Stage::start(gitlab, answer).await?))
     }
@@ -103,6 +107,17 @@ impl GitlabStandIn {
         let gitlab = self.0.lock();
         let live = gitlab.tokens.iter().filter(|token| gitlab.is_live(token));
         live.cloned().collect()
+    }
+
+    /// Makes the next token it is asked for, but answers with 502, as a proxy in front
+    /// of it does that lost the answer.
+    pub fn lose_next_creation(&self) {
+        self.0.lock().loses_next = true;
+    }
+
+    /// Whether it answers every revocation with 403.
+    pub fn set_refuses_revocations(&self, refuses: bool) {
+        self.0.lock().refuses_revocations = refuses;
     }
 
     /// Revokes the token that manages the others.
@@ -141,9 +156,33 @@ impl Gitlab {
             return Reply::json(400, json!({ "error": error }));
         }
         match self.end(&text("expires_at")) {
-            Ok(expires_at) => self.add(owner, text("name"), scopes, access_level, expires_at, 201),
+            Ok(expires_at) => {
+                let made = self.add(owner, text("name"), scopes, access_level, expires_at, 201);
+                match std::mem::take(&mut self.loses_next) {
+                    true => Reply::text(502, "Bad Gateway"),
+                    false => made,
+                }
+            }
             Err(refused) => refused,
         }
+    }
+
+    /// The page of those that a list is asked for, by state and part of the name.
+    fn list(&self, owner: &str, query: &str) -> Reply {
+        let query = text::form(query);
+        let asked = |key: &str| query.get(key).map_or("", String::as_str);
+        let number = |key: &str, usual: usize| asked(key).parse().unwrap_or(usual).max(1);
+        let (page, per_page) = (number("page", 1), number("per_page", 20).min(100));
+        let known = self.tokens.iter().filter(|token| {
+            token.owner == owner
+                && (asked("state") != "active" || self.is_live(token))
+                && token.name.contains(asked("search"))
+        });
+        let shown = known
+            .skip((page - 1) * per_page)
+            .take(per_page)
+            .map(|token| self.show(token));
+        Reply::json(200, shown.collect())
     }
 
     fn rotate(&mut self, owner: &str, id: u64, body: &Value) -> Reply {
@@ -238,7 +277,7 @@ impl Gitlab {
 }
 
 fn answer(gitlab: &mut Gitlab, request: &RecordedRequest) -> Reply {
-    let path = request.path.split('?').next().unwrap_or_default();
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let sent = request.header("private-token").unwrap_or_default();
     let segments: Vec<String> = path
         .strip_prefix("/api/v4/")
@@ -280,6 +319,8 @@ fn answer(gitlab: &mut Gitlab, request: &RecordedRequest) -> Reply {
     let body = request.json().unwrap_or_default();
     match (method, rest) {
         ("POST", []) => gitlab.create(&owner, &body),
+        ("GET", []) => gitlab.list(&owner, query),
+        ("DELETE", [_]) if gitlab.refuses_revocations => message(403, "403 Forbidden"),
         ("POST", [id, "rotate"]) => gitlab.rotate(&owner, id.parse().unwrap_or_default(), &body),
         ("DELETE", [id]) => gitlab.revoke(&owner, id.parse().unwrap_or_default()),
         _ => Reply::json(405, json!({ "error": "405 Not Allowed" })),

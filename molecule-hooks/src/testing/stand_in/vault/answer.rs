@@ -31,6 +31,9 @@ pub(super) fn answer(vault: &mut Vault, request: &RecordedRequest) -> Reply {
         return errors(403, &["permission denied", "invalid token"]);
     };
     match path {
+        "auth/token/lookup-self" | "auth/token/renew-self" if !vault.default_policy => {
+            permission_denied()
+        }
         "auth/token/lookup-self" => vault.look_up(&token, &lease),
         "auth/token/renew-self" if writes => vault.renew(&token, lease),
         path => match path.strip_prefix("secret/data/") {
@@ -135,12 +138,17 @@ impl Vault {
             "ttl": self.left_millis(lease) / 1000,
             "type": "service",
         });
+        // Vault has nothing to say about the lease of a token without one.
+        if let (None, Some(data)) = (lease.ends_at, body["data"].as_object_mut()) {
+            data.remove("renewable");
+            data.remove("issue_time");
+        }
         Reply::json(200, body)
     }
 
     fn read(&self, path: &str) -> Reply {
         if self.forbidden.contains(path) {
-            return errors(403, &["1 error occurred:\n\t* permission denied\n\n"]);
+            return permission_denied();
         }
         let Some(entry) = self.secrets.get(path) else {
             return errors(404, &[]);
@@ -177,6 +185,10 @@ fn envelope() -> Value {
 
 fn errors(status: u16, errors: &[&str]) -> Reply {
     Reply::json(status, json!({ "errors": errors }))
+}
+
+fn permission_denied() -> Reply {
+    errors(403, &["1 error occurred:\n\t* permission denied\n\n"])
 }
 
 fn no_route(path: &str) -> Reply {

@@ -44,6 +44,7 @@ struct Vault {
     life: Duration,
     longest_life: Option<Duration>,
     renewable: bool,
+    default_policy: bool,
     logins: u64,
     renewals: u64,
 }
@@ -94,6 +95,7 @@ impl VaultStandIn {
             life: Duration::from_secs(3600),
             longest_life: None,
             renewable: true,
+            default_policy: true,
             logins: 0,
             renewals: 0,
         };
@@ -154,6 +156,12 @@ impl VaultStandIn {
     /// Whether the tokens of logins can be renewed.
     pub fn set_renewable(&self, renewable: bool) {
         self.0.lock().renewable = renewable;
+    }
+
+    /// Takes the policy `default` from every token: they may neither look themselves
+    /// up nor be renewed, and Vault says "permission denied" as for any other path.
+    pub fn set_no_default_policy(&self) {
+        self.0.lock().default_policy = false;
     }
 
     /// Answers in this namespace only.
