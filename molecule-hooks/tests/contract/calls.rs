@@ -213,7 +213,9 @@ async fn call_timeout() {
 
 #[tokio::test]
 async fn call_timeout_on_an_odd_value() {
-    let contract = hasty(How::HangsOnOddValue).workspace_env("INPUT", "fine");
+    let contract = contract(How::HangsOnOddValue)
+        .deadline(Duration::from_secs(2))
+        .workspace_env("INPUT", "fine");
     assert_eq!(ids(contract).await, ["call-timeout"]);
 }
 
