@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+#![expect(
+    clippy::needless_doctest_main,
+    reason = "the page shows a build script as a whole"
+)]
 
 mod cargo;
 mod git;

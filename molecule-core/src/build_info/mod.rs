@@ -254,14 +254,6 @@ impl LinkedSource {
 /// molecule_core::build_info!();
 /// ```
 ///
-/// ```
-/// // build.rs, with `molecule-build` among the [build-dependencies]
-/// # mod molecule_build { pub fn embed() {} }
-/// fn main() {
-///     molecule_build::embed();
-/// }
-/// ```
-///
 /// Without it the server works the same and knows less about itself.
 #[macro_export]
 macro_rules! build_info {
