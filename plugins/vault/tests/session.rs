@@ -225,10 +225,11 @@ async fn a_dropped_hook_renews_nothing() {
     let vault = VaultStandIn::start().await.unwrap();
     vault.set_approle(ROLE_ID, SECRET_ID);
     vault.set_life(SHORT, None);
-    let World { hook, files, .. } = World::with(vault, common::approle);
+    let World { vault, hook, files } = World::with(vault, common::approle);
     let mut env = molecule_hooks::EnvMap::new();
     let workspace = molecule_hooks::WorkspaceContext::new("7aa08951");
     hook.apply(&workspace, &mut env).await.unwrap();
+    assert_eq!(vault.logins(), 1);
     let running = || {
         tokio::runtime::Handle::current()
             .metrics()
