@@ -33,6 +33,22 @@ deny:
 quickstart *arguments:
     cargo run -p quickstart -- {{ arguments }}
 
-# A development server with two hook crates; its data goes to ./data
+# A development server with two hook crates, built and started again on every save; its data stays in ./data
 dev *arguments:
-    MOLECULE_ENV=development cargo run -p custom-server -- {{ arguments }}
+    scripts/dev --package custom-server --admin-token data/dev-admin-token -- {{ arguments }}
+
+# The same in containers, with PostgreSQL
+dev-compose *arguments:
+    docker compose -f docker-compose.dev.yml up {{ arguments }}
+
+# A server of your own, from templates/server
+new-server *arguments:
+    scripts/new-server {{ arguments }}
+
+# A hook crate of your own, from templates/hook
+new-hook *arguments:
+    scripts/new-hook {{ arguments }}
+
+# How long a server takes to compile and how big it is
+build-times *arguments:
+    scripts/build-times {{ arguments }}

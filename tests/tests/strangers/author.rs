@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::program::{Running, said};
-use crate::story::{Story, repository};
+use crate::story::{Story, packages, repository};
 
 /// Set to `1`, it lets the kit write verdicts, and this test the one of the template.
 const WRITE: &str = "MOLECULE_WRITE_VERDICT";
@@ -130,10 +130,36 @@ fn the_contract_names_what_a_change_broke() {
     assert!(said.contains("hostile-env-panics"), "{said}");
 }
 
+/// Lets the author try the hook together with one of ours. That server then has the
+/// dependencies of the other stories', those for building included, so that cargo
+/// compiles them, and the library of the server, once for all.
+fn beside_another_hook(story: &Story, name: &str) {
+    let packages = packages();
+    let patch = |name: &str, folder: &str| {
+        let path = packages.join(folder);
+        format!("{name} = {{ path = {path:?} }}\n")
+    };
+    let patches = [
+        "[patch.crates-io]\n".to_owned(),
+        patch("github-app-auth", "plugins/github-app-auth"),
+        patch("molecule-build", "molecule-build"),
+    ];
+    let manifest = format!("{name}/Cargo.toml");
+    story.edit(&manifest, "[patch.crates-io]\n", &patches.concat());
+    let dependencies = "[build-dependencies]\nmolecule-build = \"0.1\"\n\n[dependencies]\n\
+                        github-app-auth = \"0.1\"\n";
+    let manifest = format!("{name}/dev/Cargo.toml");
+    story.edit(&manifest, "[dependencies]\n", dependencies);
+    let line = "// The hook that is tried.\nuse github_app_auth as _;";
+    let main = format!("{name}/dev/src/main.rs");
+    story.edit(&main, "// The hook that is tried.", line);
+}
+
 #[test]
 fn the_loop_shows_what_the_next_boot_gets_after_every_save() {
     let story = Story::begin("hook-loop");
     story.make("new-hook", &["acme-loop"]);
+    beside_another_hook(&story, "acme-loop");
 
     // given the loop, with an echo workspace
     let mut command = std::process::Command::new(story.path("acme-loop/scripts/dev"));

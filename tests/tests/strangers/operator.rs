@@ -1,13 +1,14 @@
 //! Somebody compiles a server with that hook and runs it.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::program::{DEADLINE, Running, alone, run_alone, said};
-use crate::story::Story;
+use crate::story::{Story, packages};
 
 /// The echo agent, built together with the tests.
 pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_fault-agent");
@@ -33,11 +34,15 @@ pub(crate) fn with_server(
     let mut server = Running::start(&mut command);
     let address = server.wait_for(0, "listening address=");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let api = Api::new(&address);
-        act(&api, &mut server).await;
-        api.remove_all().await;
-    });
+    let api = Api::new(&address);
+    let acted = catch_unwind(AssertUnwindSafe(|| {
+        runtime.block_on(act(&api, &mut server));
+    }));
+    // Agents are processes of their own and would stay.
+    runtime.block_on(api.remove_all());
+    if let Err(panic) = acted {
+        resume_unwind(panic);
+    }
     assert_eq!(server.end("TERM"), Some(0), "{}", server.said());
 }
 
@@ -234,4 +239,45 @@ fn a_section_without_its_hook_names_the_two_lines(binary: &Path, folder: &Path) 
     ] {
         assert!(said.contains(part), "no {part:?} in: {said}");
     }
+}
+
+#[test]
+fn every_hook_crate_of_ours_compiles_from_its_package_and_carries_a_current_verdict() {
+    let story = Story::begin("all-hooks");
+    story.make("new-server", &["acme-everything"]);
+    let folders = fs::read_dir(packages().join("plugins")).unwrap();
+    let names = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+
+    // given a server with all of them, as somebody adds them who has only the packages
+    let path = |folder: &str| packages().join(folder);
+    let mut patches = format!(
+        "[patch.crates-io]\nmolecule-hooks-http = {{ path = {:?} }}\n",
+        path("molecule-hooks-http")
+    );
+    for name in names.iter().filter(|name| *name != "github-app-auth") {
+        let dependency = format!("[dependencies]\n{name} = \"0.1\"");
+        story.edit("acme-everything/Cargo.toml", "[dependencies]", &dependency);
+        let folder = path(&format!("plugins/{name}"));
+        patches.push_str(&format!("{name} = {{ path = {folder:?} }}\n"));
+        story.name_hook("acme-everything", name);
+    }
+    story.edit(
+        "acme-everything/Cargo.toml",
+        "[patch.crates-io]\n",
+        &patches,
+    );
+
+    // when it is built
+    story.cargo_succeeds("acme-everything", &["build"]);
+
+    // then they are all there, and say what the contract kit found of this version
+    let binary = story.binary("acme-everything");
+    let listed = as_json(&binary, &story.path(""), &["hooks", "--json"]);
+    for name in &names {
+        let hook = named(&listed["hooks"], name);
+        assert_eq!(hook["contract"]["current"], true, "{hook:#}");
+    }
+    assert_eq!(listed["hooks"].as_array().unwrap().len(), names.len());
 }

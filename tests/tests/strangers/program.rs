@@ -30,7 +30,7 @@ pub(crate) fn is_there(program: &str, arguments: &[&str], left_out: &str) -> boo
     there
 }
 
-/// A program that runs on. Ends by SIGTERM, then SIGKILL, when dropped.
+/// A program that runs on. Ends by SIGINT, then SIGKILL, when dropped.
 pub(crate) struct Running {
     child: Child,
     said: Arc<Mutex<String>>,
@@ -102,7 +102,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            send("TERM", self.child.id());
+            send("INT", self.child.id());
             let started = Instant::now();
             while matches!(self.child.try_wait(), Ok(None))
                 && started.elapsed() < Duration::from_secs(60)
