@@ -92,6 +92,7 @@ fn read() -> Option<Api> {
         .items()
         .map(ToString::to_string)
         .filter(|line| is_worth_a_line(line))
+        .map(|line| spelled_out(&line))
         .collect();
     lines.extend(obligations(&document));
     lines.extend(foreign::versions(&lines));
@@ -100,6 +101,31 @@ fn read() -> Option<Api> {
         version: version.to_owned(),
         lines,
     })
+}
+
+/// The line with the type in place of `Self`, which authors may write either way.
+fn spelled_out(line: &str) -> String {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let owner = line
+        .split_once("fn molecule_hooks::")
+        .and_then(|(_, rest)| {
+            let path = rest.split(['(', '<']).next()?;
+            Some(path.rsplit_once("::")?.0)
+        });
+    let Some(owner) = owner.filter(|_| line.contains("Self")) else {
+        return line.to_owned();
+    };
+    let (mut out, mut rest) = (String::new(), line);
+    while let Some(at) = rest.find("Self") {
+        let (before, after) = (&rest[..at], &rest[at + 4..]);
+        out.push_str(before);
+        match before.ends_with(is_name) || after.starts_with(is_name) {
+            true => out.push_str("Self"),
+            false => out.push_str(&format!("molecule_hooks::{owner}")),
+        }
+        rest = after;
+    }
+    out + rest
 }
 
 /// What derives write, and auto traits other than the two that tell whether a value
@@ -128,6 +154,7 @@ fn is_worth_a_line(line: &str) -> bool {
         "drop",
         "source",
         "deserialize",
+        "serialize",
     ];
     let is_derived = line.starts_with("pub fn ")
         && line.split('(').next().is_some_and(|head| {
@@ -277,4 +304,28 @@ fn the_interface_is_the_committed_one() {
          MOLECULE_RENEW_API=1 cargo test -p molecule-tests --test stability\n\
          and say so in CHANGELOG.md: the next test tells what is missing there",
     );
+}
+
+#[test]
+fn a_type_may_call_itself_self() {
+    for (line, wanted) in [
+        (
+            "pub fn molecule_hooks::A::b(self) -> Self",
+            "pub fn molecule_hooks::A::b(self) -> molecule_hooks::A",
+        ),
+        (
+            "pub fn molecule_hooks::A::b() -> Selfish",
+            "pub fn molecule_hooks::A::b() -> Selfish",
+        ),
+        (
+            "pub struct molecule_hooks::A",
+            "pub struct molecule_hooks::A",
+        ),
+        (
+            "pub fn molecule_hooks::b(u8)",
+            "pub fn molecule_hooks::b(u8)",
+        ),
+    ] {
+        assert_eq!(spelled_out(line), wanted);
+    }
 }
