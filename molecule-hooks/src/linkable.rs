@@ -53,7 +53,8 @@ macro_rules! linkable {
             /// Link order means nothing.
             pub fn linked() -> Vec<&'static Self> {
                 let mut all: Vec<_> = inventory::iter::<$descriptor>.into_iter().collect();
-                all.sort_by_key(|descriptor| descriptor.name);
+                // The crate and its version, too: two of one name keep their order.
+                all.sort_by_key(|found| (found.name, found.package, found.version));
                 all
             }
         }

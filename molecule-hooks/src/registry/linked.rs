@@ -126,8 +126,14 @@ impl Linked<'_> {
             return format!("{told} Names of hooks are lower-kebab, such as corporate-proxy");
         }
         let crate_name = name.replace('-', "_");
+        // Who mistyped must not be sent to a crate of the wrong name.
+        let add = if meant.is_some() {
+            "If not, add"
+        } else {
+            "Add"
+        };
         format!(
-            "{told} Add the dependency `{name} = \"…\"` to Cargo.toml and the line \
+            "{told} {add} the dependency `{name} = \"…\"` to Cargo.toml and the line \
              `use {crate_name} as _;` to main.rs"
         )
     }

@@ -202,7 +202,7 @@ fn a_crate_that_is_a_dependency_already_lacks_one_line_only() {
     // Misspelled: of what is linked, or of what only lacks its line
     let misspelled = with("sotre");
     assert!(
-        misspelled.contains("(linked: store). Did you mean \"store\"? Add the dependency"),
+        misspelled.contains("(linked: store). Did you mean \"store\"? If not, add the dependency"),
         "{misspelled}"
     );
     assert!(with("login-tokens").contains("Did you mean \"login-token\"?"));
