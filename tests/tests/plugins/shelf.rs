@@ -32,6 +32,7 @@ struct State {
     /// Files by upstream and revision.
     trees: BTreeMap<(String, String), BTreeMap<String, String>>,
     trouble: BTreeMap<String, Trouble>,
+    hanging: usize,
     /// Fetching anything hangs.
     fetching_hangs: bool,
     lookups: BTreeMap<String, usize>,
@@ -90,6 +91,11 @@ impl Shelf {
     /// Every look-up takes this long.
     pub(crate) fn set_slowness(&self, slowness: Duration) {
         self.with(|state| state.slowness = slowness);
+    }
+
+    /// How many look-ups were left hanging.
+    pub(crate) fn hanging(&self) -> usize {
+        self.with(|state| state.hanging)
     }
 
     /// How often an upstream was asked.
@@ -213,7 +219,10 @@ impl PluginSource for Shelf {
                 let text = "secret-upstream-detail".to_owned();
                 return Err(PluginSourceError::Failed(text));
             }
-            Some(Trouble::Hangs) => std::future::pending::<()>().await,
+            Some(Trouble::Hangs) => {
+                self.with(|state| state.hanging += 1);
+                std::future::pending::<()>().await;
+            }
             Some(Trouble::Panics) => panic!("as it was told"),
             Some(Trouble::AnswersTooLittle) => return Ok(Vec::new()),
         }

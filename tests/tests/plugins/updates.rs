@@ -8,7 +8,7 @@ use molecule_tests::{ADMIN, Engine, Reply, TestApp, TestAppBuilder, eventually, 
 use serde_json::{Value, json};
 
 use crate::ground::hold;
-use crate::shelf::{Planted, Shelf, plant, sha};
+use crate::shelf::{Planted, Shelf, Trouble, plant, sha};
 
 const QUICK: Duration = Duration::from_millis(150);
 const MANIFEST: &str = "version: '1'\n";
@@ -427,6 +427,10 @@ on_both_engines! {
         app.database.execute(&until("2026-01-01T00:00:00+00:00")).await;
         let reply = apply(&app, &update).await;
         assert_eq!(reply.json()["status"], "applied", "{}", reply.text);
+
+        // (a round would see that there is nothing to update any more; it hangs instead)
+        shelf.trouble("acme/careful", Some(Trouble::Hangs));
+        eventually("a round hangs", || async { shelf.hanging() == 1 }).await;
 
         // and when one dies after the delivery, the next finds the tree and closes the entry
         let sql = "UPDATE plugin_update_queue SET status = 'pending', decided_at = NULL,
