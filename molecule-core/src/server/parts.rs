@@ -2,14 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use molecule_hooks::Secret;
 
-use super::{AGENT_CONNECT_TIMEOUT, StartError};
+use super::StartError;
 use crate::backend::{DockerBackend, NoBackend, ProcessBackend, SharedBackend};
 use crate::config::{BackendChoice, Config, ConfigError};
 use crate::hooks::hook_secrets;
 use crate::secrets::{Cipher, EncryptionKey};
+
+/// Agents are near or not there.
+const AGENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every secret an operator configured, for the redactor.
 pub(super) fn configured_secrets(config: &Config) -> Vec<Secret> {
