@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tracing::Instrument;
 
 use crate::clock::Clock;
+use crate::env_mutator::WorkspaceContext;
 use crate::error::HookError;
 use crate::token_provider::Token;
 
@@ -31,6 +32,9 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(15);
 /// Pauses are lengthened by up to this much, so that many servers do not come
 /// back in step.
 const JITTER: TimeDelta = TimeDelta::seconds(1);
+/// A workspace that boots waits this long. Shorter than the server's usual deadline
+/// for a hook (10 s), whose passing would keep the workspace from starting.
+const BOOT_PATIENCE: Duration = Duration::from_secs(8);
 /// One mint may take this long.
 const MINT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -132,6 +136,38 @@ impl TokenCache {
             }
         }
         Err(HookError::transient("token refresh was interrupted"))
+    }
+
+    /// A token for a workspace that boots, for
+    /// [`mutate_env`](crate::EnvMutator::mutate_env) of the hook called `hook`.
+    ///
+    /// Waits eight seconds at most. `None` means that there is none for now, because of
+    /// trouble that passes: the log has a warning, and the workspace better boots
+    /// without than not at all. The refresh goes on, for the next one.
+    ///
+    /// # Errors
+    /// A permanent error, with `hook` in front, when trying again would not help.
+    pub async fn get_for_boot(
+        &self,
+        hook: &str,
+        workspace: &WorkspaceContext,
+    ) -> Result<Option<Token>, HookError> {
+        let minted = tokio::time::timeout(BOOT_PATIENCE, self.get())
+            .await
+            .unwrap_or_else(|_| Err(HookError::transient("no answer yet")));
+        match minted {
+            Ok(token) => Ok(Some(token)),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(
+                    workspace.id = %workspace.id,
+                    error = %error.chain(),
+                    "{hook}: no token for now; the workspace boots without a new one"
+                );
+                Ok(None)
+            }
+            // Only transient errors have a source to carry over.
+            Err(error) => Err(HookError::permanent(format!("{hook}: {error}"))),
+        }
     }
 
     fn look(&self) -> Look {

@@ -1,18 +1,12 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, Token, TokenCache, TokenProvider,
-    TokenRequest, TokenScope, WorkspaceContext, async_trait, tracing,
+    TokenRequest, TokenScope, WorkspaceContext, async_trait,
 };
 
 use crate::config::Config;
 use crate::exchange::Exchange;
-
-/// A workspace that boots waits this long for a token, then boots without one.
-/// Shorter than the server's usual deadline for a hook (10 s), whose passing
-/// would keep the workspace from starting.
-const BOOT_PATIENCE: Duration = Duration::from_secs(8);
 
 struct GithubAppAuth {
     tokens: TokenCache,
@@ -42,26 +36,16 @@ impl EnvMutator for GithubAppAuth {
         workspace: &WorkspaceContext,
         env: &mut EnvMap,
     ) -> Result<(), HookError> {
-        // Giving up here does not cancel the exchange; the next boot may find
-        // its token in the cache.
-        let minted = tokio::time::timeout(BOOT_PATIENCE, self.tokens.get())
-            .await
-            .unwrap_or_else(|_| Err(HookError::transient("no answer yet")));
-        let token = match minted {
-            Ok(token) => token,
-            Err(error) if error.is_transient() => {
-                tracing::warn!(
-                    workspace.id = %workspace.id,
-                    error = %error.chain(),
-                    "github-app-auth: no token for now; the workspace boots without a new one"
-                );
-                return Ok(());
-            }
-            Err(error) => return Err(prefixed(&error)),
+        let Some(token) = self
+            .tokens
+            .get_for_boot("github-app-auth", workspace)
+            .await?
+        else {
+            return Ok(());
         };
         for name in ["GITHUB_TOKEN", "GH_TOKEN"] {
             env.set_token(name, &token)
-                .map_err(|error| prefixed(&error.into()))?;
+                .map_err(|error| HookError::permanent(format!("github-app-auth: {error}")))?;
         }
         Ok(())
     }
@@ -80,9 +64,4 @@ impl TokenProvider for GithubAppAuth {
     fn scope(&self) -> TokenScope {
         TokenScope::Shared
     }
-}
-
-/// Only permanent errors come here, and those have no source to carry over.
-fn prefixed(error: &HookError) -> HookError {
-    HookError::permanent(format!("github-app-auth: {error}"))
 }

@@ -1,17 +1,12 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, Token, TokenCache, TokenProvider,
-    TokenRequest, TokenScope, WorkspaceContext, async_trait, tracing,
+    TokenRequest, TokenScope, WorkspaceContext, async_trait,
 };
 
 use crate::config::Config;
 use crate::tokens::Tokens;
-
-/// Shorter than the server's usual deadline for a hook (10 s), whose passing
-/// would keep the workspace from starting.
-const BOOT_PATIENCE: Duration = Duration::from_secs(8);
 
 struct GitlabToken {
     tokens: TokenCache,
@@ -42,26 +37,12 @@ impl EnvMutator for GitlabToken {
         workspace: &WorkspaceContext,
         env: &mut EnvMap,
     ) -> Result<(), HookError> {
-        // Giving up here does not cancel the exchange; the next boot may find
-        // its token in the cache.
-        let minted = tokio::time::timeout(BOOT_PATIENCE, self.tokens.get())
-            .await
-            .unwrap_or_else(|_| Err(HookError::transient("no answer yet")));
-        let token = match minted {
-            Ok(token) => token,
-            Err(error) if error.is_transient() => {
-                tracing::warn!(
-                    workspace.id = %workspace.id,
-                    error = %error.chain(),
-                    "gitlab-token: no token for now; the workspace boots without a new one"
-                );
-                return Ok(());
-            }
-            Err(error) => return Err(prefixed(&error)),
+        let Some(token) = self.tokens.get_for_boot("gitlab-token", workspace).await? else {
+            return Ok(());
         };
         env.set_token("GITLAB_TOKEN", &token)
             .and_then(|()| env.set("GITLAB_HOST", &self.host))
-            .map_err(|error| prefixed(&error.into()))
+            .map_err(|error| HookError::permanent(format!("gitlab-token: {error}")))
     }
 
     fn token_provider(&self) -> Option<&dyn TokenProvider> {
@@ -82,9 +63,4 @@ impl TokenProvider for GitlabToken {
     fn service(&self) -> &str {
         "gitlab"
     }
-}
-
-/// Only permanent errors come here, and those have no source to carry over.
-fn prefixed(error: &HookError) -> HookError {
-    HookError::permanent(format!("gitlab-token: {error}"))
 }

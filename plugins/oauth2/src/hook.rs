@@ -1,17 +1,12 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use molecule_hooks::{
     BuildContext, BuildResult, EnvMap, EnvMutator, HookError, Token, TokenCache, TokenProvider,
-    TokenRequest, TokenScope, WorkspaceContext, async_trait, tracing,
+    TokenRequest, TokenScope, WorkspaceContext, async_trait,
 };
 
 use crate::config::Config;
 use crate::exchange::Exchange;
-
-/// Shorter than the server's usual deadline for a hook (10 s), whose passing
-/// would keep the workspace from starting.
-const BOOT_PATIENCE: Duration = Duration::from_secs(8);
 
 struct Oauth2 {
     exchange: Arc<Exchange>,
@@ -45,25 +40,11 @@ impl EnvMutator for Oauth2 {
         let Some(variable) = self.exchange.variable() else {
             return Ok(());
         };
-        // Giving up here does not cancel the exchange; the next boot may find
-        // its token in the cache.
-        let minted = tokio::time::timeout(BOOT_PATIENCE, self.tokens.get())
-            .await
-            .unwrap_or_else(|_| Err(HookError::transient("no answer yet")));
-        match minted {
-            Ok(token) => env
-                .set_token(variable, &token)
-                .map_err(|error| prefixed(&error.into())),
-            Err(error) if error.is_transient() => {
-                tracing::warn!(
-                    workspace.id = %workspace.id,
-                    error = %error.chain(),
-                    "oauth2: no token for now; the workspace boots without a new one"
-                );
-                Ok(())
-            }
-            Err(error) => Err(prefixed(&error)),
-        }
+        let Some(token) = self.tokens.get_for_boot("oauth2", workspace).await? else {
+            return Ok(());
+        };
+        env.set_token(variable, &token)
+            .map_err(|error| HookError::permanent(format!("oauth2: {error}")))
     }
 
     fn token_provider(&self) -> Option<&dyn TokenProvider> {
@@ -84,9 +65,4 @@ impl TokenProvider for Oauth2 {
     fn service(&self) -> &str {
         self.exchange.service()
     }
-}
-
-/// Only permanent errors come here, and those have no source to carry over.
-fn prefixed(error: &HookError) -> HookError {
-    HookError::permanent(format!("oauth2: {error}"))
 }
