@@ -7,6 +7,8 @@
 pub(crate) const CORE: &str = "molecule-core";
 /// What every hook crate depends on.
 pub(crate) const SDK: &str = "molecule-hooks";
+/// What builds on the SDK (it does itself, in its tests) and holds no hook.
+const NO_HOOKS: [&str; 3] = [SDK, CORE, "molecule-hooks-http"];
 
 /// One package of the lock file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,10 +20,10 @@ pub(crate) struct Package {
 }
 
 impl Package {
-    /// It builds on the SDK and is not the server itself.
+    /// It builds on the SDK, and is nothing else that comes with it.
     pub(crate) fn is_hook_crate(&self) -> bool {
         let is_sdk = |dependency: &String| dependency.split(' ').next() == Some(SDK);
-        self.name != CORE && self.name != SDK && self.dependencies.iter().any(is_sdk)
+        !NO_HOOKS.contains(&self.name.as_str()) && self.dependencies.iter().any(is_sdk)
     }
 
     fn is(&self, dependency: &str) -> bool {
@@ -128,12 +130,23 @@ dependencies = [
 [[package]]
 name = "molecule-hooks"
 version = "0.1.3"
+dependencies = [
+ "molecule-hooks",
+]
+
+[[package]]
+name = "molecule-hooks-http"
+version = "0.1.0"
+dependencies = [
+ "molecule-hooks",
+]
 
 [[package]]
 name = "vault"
 version = "0.1.0"
 dependencies = [
  "molecule-hooks",
+ "molecule-hooks-http",
 ]
 
 [[package]]
@@ -161,13 +174,14 @@ version = "1.0.0"
     #[test]
     fn only_what_the_server_depends_on_counts() {
         let packages = parse(LOCK);
-        assert_eq!(packages.len(), 6);
+        assert_eq!(packages.len(), 7);
         let below = below(&packages, "acme-server", "1.0.0");
         assert_eq!(
             names(&below),
             [
                 "molecule-core 0.1.0",
                 "molecule-hooks 0.1.3",
+                "molecule-hooks-http 0.1.0",
                 "vault 0.1.0",
                 "vault 0.2.0"
             ]

@@ -103,7 +103,7 @@ pub const fn is_valid_hook_name(name: &str) -> bool {
 /// `contract: include_str!("../contract.json")`.
 ///
 /// The server sees the hook only if its `main.rs` names the crate:
-/// `use corporate_proxy as _;`. A line in `Cargo.toml` alone links nothing.
+/// `use molecule_hook_corporate_proxy as _;`. A line in `Cargo.toml` alone links nothing.
 #[macro_export]
 macro_rules! register_hook {
     (

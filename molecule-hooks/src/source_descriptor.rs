@@ -103,7 +103,7 @@ pub const fn is_valid_scheme(scheme: &str) -> bool {
 /// `assert_plugin_source_contract`.
 ///
 /// The server sees the source only if its `main.rs` names the crate:
-/// `use company_store as _;`. A line in `Cargo.toml` alone links nothing.
+/// `use molecule_hook_company_store as _;`. A line in `Cargo.toml` alone links nothing.
 #[macro_export]
 macro_rules! register_plugin_source {
     (

@@ -25,7 +25,7 @@ check_name() {
       fail "the name \"$1\" is a word of Rust" ;;
     alloc | core | proc_macro | std | test | build | deps | examples | incremental)
       fail "the name \"$1\" is taken by Rust or cargo" ;;
-    molecule_build | molecule_core | molecule_hooks | echo_agent | anyhow | reqwest | serde | serde_json | tempfile | tokio)
+    molecule_build | molecule_core | molecule_hooks | molecule_echo_agent | anyhow | reqwest | serde | serde_json | tempfile | tokio)
       fail "the name \"$1\" is that of a crate which is used beside it" ;;
   esac
 }

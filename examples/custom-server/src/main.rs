@@ -6,8 +6,8 @@
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 
 // Hooks in this build:
-use gh_identity as _;
-use github_app_auth as _;
+use molecule_hook_gh_identity as _;
+use molecule_hook_github_app_auth as _;
 
 // What this binary is made of, as build.rs wrote it down: `custom-server build-info`.
 molecule_core::build_info!();

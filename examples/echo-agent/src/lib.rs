@@ -13,7 +13,7 @@
 //! fn main() -> std::process::ExitCode {
 //!     let mut args = std::env::args().skip(1);
 //!     match args.next().as_deref() {
-//!         Some("agent") => echo_agent::run_from_env(args),
+//!         Some("agent") => molecule_echo_agent::run_from_env(args),
 //!         _ => serve(),
 //!     }
 //! }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    echo_agent::run_from_env(std::env::args().skip(1))
+    molecule_echo_agent::run_from_env(std::env::args().skip(1))
 }

@@ -61,7 +61,7 @@ struct Args {
 fn main() -> ExitCode {
     // Before anything else: the agent is plain blocking code and wants no runtime.
     if std::env::args_os().nth(1).is_some_and(|word| word == AGENT) {
-        return echo_agent::run_from_env(std::env::args().skip(2));
+        return molecule_echo_agent::run_from_env(std::env::args().skip(2));
     }
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()

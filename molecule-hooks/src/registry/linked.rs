@@ -117,7 +117,10 @@ impl Linked<'_> {
             );
         }
         let names = linked.iter().copied();
-        let meant = closest(name, names.chain(idle.iter().map(|(package, _)| *package)));
+        let meant = closest(
+            name,
+            names.chain(idle.iter().map(|(package, _)| hook_of(package))),
+        );
         let told = match meant {
             Some(meant) => format!("{told} Did you mean {meant:?}?"),
             None => told,
@@ -125,7 +128,8 @@ impl Linked<'_> {
         if !is_valid_hook_name(name) {
             return format!("{told} Names of hooks are lower-kebab, such as corporate-proxy");
         }
-        let crate_name = name.replace('-', "_");
+        let package = format!("{PACKAGE_PREFIX}{name}");
+        let crate_name = package.replace('-', "_");
         // Who mistyped must not be sent to a crate of the wrong name.
         let add = if meant.is_some() {
             "If not, add"
@@ -133,8 +137,8 @@ impl Linked<'_> {
             "Add"
         };
         format!(
-            "{told} {add} the dependency `{name} = \"…\"` to Cargo.toml and the line \
-             `use {crate_name} as _;` to main.rs"
+            "{told} {add} the dependency `{package} = \"…\"` to Cargo.toml and the line \
+             `use {crate_name} as _;` to main.rs, or those of the crate that has this hook"
         )
     }
 
@@ -152,13 +156,22 @@ impl Linked<'_> {
     }
 }
 
+/// What the crate of a hook is called, by convention, before the name of the hook: a
+/// bare `vault` on crates.io is somebody else's.
+const PACKAGE_PREFIX: &str = "molecule-hook-";
+
+/// The hook that a crate is called after.
+fn hook_of(package: &str) -> &str {
+    package.strip_prefix(PACKAGE_PREFIX).unwrap_or(package)
+}
+
 /// A crate is called after its hook, perhaps with a word around it.
 fn is_crate_of(package: &str, hook: &str) -> bool {
     let package = package.replace('_', "-");
-    let name = package.strip_prefix("molecule-").unwrap_or(&package);
-    let name = name.strip_prefix("hook-").unwrap_or(name);
+    let name = hook_of(&package);
     let shorter = name.strip_suffix("-hook").unwrap_or(name);
-    [package.as_str(), name, shorter].contains(&hook)
+    let ours = name.strip_prefix("molecule-").unwrap_or(name);
+    [package.as_str(), name, shorter, ours].contains(&hook)
 }
 
 fn build_hook(

@@ -230,7 +230,7 @@ async fn an_instance_is_checked_without_a_configuration() {
 #[tokio::test]
 #[should_panic(
     expected = "hook \"absent-hook\" breaks 1 rule(s) of its contract:\n  - [not-linked] \
-    no linked hook is called \"absent-hook\"; add `use absent_hook as _;` to the test"
+    no linked hook is called \"absent-hook\"; add `use its_crate as _;` to the test"
 )]
 async fn the_assertion_lists_what_is_broken() {
     assert_hook_contract("absent-hook").await;

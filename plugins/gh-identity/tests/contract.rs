@@ -1,7 +1,7 @@
 //! Everything that a server relies on.
 #![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
-use gh_identity as _;
+use molecule_hook_gh_identity as _;
 use molecule_hooks::testing::{HookContract, assert_hook_contract};
 use serde_json::json;
 

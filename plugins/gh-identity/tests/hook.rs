@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use gh_identity as _;
+use molecule_hook_gh_identity as _;
 use molecule_hooks::{EnvMap, HooksConfig, Registry, RegistryError, WorkspaceContext};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gitlab_token as _;
+use molecule_hook_gitlab_token as _;
 use molecule_hooks::testing::gitlab::GitlabStandIn;
 use molecule_hooks::testing::{HookContract, assert_hook_contract};
 use serde_json::json;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{NaiveDate, TimeDelta};
-use gitlab_token as _;
+use molecule_hook_gitlab_token as _;
 use molecule_hooks::testing::gitlab::GitlabStandIn;
 use molecule_hooks::testing::{FakeClock, Fault, Reply};
 use molecule_hooks::{

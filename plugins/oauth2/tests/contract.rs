@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use molecule_hook_oauth2 as _;
 use molecule_hooks::testing::oauth2::OauthIssuer;
 use molecule_hooks::testing::{HookContract, assert_hook_contract};
-use oauth2 as _;
 use serde_json::json;
 
 #[tokio::test]

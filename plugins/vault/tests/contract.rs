@@ -1,10 +1,10 @@
 //! The rules every hook keeps.
 #![allow(clippy::unwrap_used, reason = "a test may stop where it fails")]
 
+use molecule_hook_vault as _;
 use molecule_hooks::testing::vault::VaultStandIn;
 use molecule_hooks::testing::{HookContract, assert_hook_contract};
 use serde_json::json;
-use vault as _;
 
 #[tokio::test]
 async fn the_hook_keeps_its_contract() {

@@ -4,7 +4,7 @@ use molecule_hooks::testing::{HookContract, assert_hook_contract};
 use serde_json::json;
 
 // Links the hook; without this line there is none.
-use {{crate_name}} as _;
+use molecule_hook_{{crate_name}} as _;
 
 const NAME: &str = "{{project-name}}";
 

@@ -4,7 +4,7 @@ use molecule_hooks::{EnvMap, HooksConfig, Registry, WorkspaceContext};
 use serde_json::{Value, json};
 
 // Links the hook; without this line there is none.
-use {{crate_name}} as _;
+use molecule_hook_{{crate_name}} as _;
 
 const NAME: &str = "{{project-name}}";
 const ENDPOINT: &str = "{{crate_name | upcase}}_ENDPOINT";

@@ -2,17 +2,17 @@
 //!
 //! A hook crate takes two lines:
 //!
-//! 1. `Cargo.toml`, under `[dependencies]`: `some-hook = "1"`
-//! 2. below: `use some_hook as _;`
+//! 1. `Cargo.toml`, under `[dependencies]`: `molecule-hook-some = "1"`
+//! 2. below: `use molecule_hook_some as _;`
 //!
 //! The second line is what links it. A dependency that no code names is left out of
 //! the binary, so the attribute that follows makes the compiler ask for the line.
-//! Its settings go into `molecule.yaml` under `hooks.config.some-hook`; `cargo run --
+//! Its settings go into `molecule.yaml` under `hooks.config.some`; `cargo run --
 //! hooks` lists what is linked, `cargo run -- config example` every setting there is.
 #![cfg_attr(not(test), deny(unused_crate_dependencies))]
 
 // Hooks of this server:
-use github_app_auth as _;
+use molecule_hook_github_app_auth as _;
 
 // What build.rs wrote down.
 molecule_core::build_info!();

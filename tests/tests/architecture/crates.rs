@@ -229,16 +229,18 @@ fn hook_crates_need_only_the_sdk() {
     );
 }
 
-/// Whether a line of code names the hook crate. A name of one word, such as `vault`, is
-/// also a word of its own, so it counts only where Rust expects a crate.
-fn names_crate(line: &str, hook: &str) -> bool {
-    let crate_name = hook.replace('-', "_");
-    if hook.contains('-') {
-        return has_word(line, hook) || has_word(line, &crate_name);
-    }
-    has_word(line, &crate_name)
-        && (line.contains(&format!("use {crate_name}"))
-            || line.contains(&format!("{crate_name}::")))
+/// Whether a line of code names a hook crate or its hook. A hook of one word, such as
+/// `vault`, has the name of what it is for, so that alone says nothing.
+fn names_crate(line: &str, package: &str) -> bool {
+    let hook = package.strip_prefix("molecule-hook-").unwrap_or(package);
+    let names = if hook.contains('-') {
+        vec![package, hook]
+    } else {
+        vec![package]
+    };
+    names
+        .iter()
+        .any(|name| has_word(line, name) || has_word(line, &name.replace('-', "_")))
 }
 
 #[test]

@@ -102,7 +102,10 @@ async fn what_the_binary_is_made_of_is_the_same_wherever_it_is_asked() {
     let lock = info["lock_sha256"].as_str().unwrap();
     let crates = info["hook_crates"].as_array().unwrap();
     let names: Vec<&Value> = crates.iter().map(|found| &found["name"]).collect();
-    assert_eq!(names, ["gh-identity", "github-app-auth"]);
+    assert_eq!(
+        names,
+        ["molecule-hook-gh-identity", "molecule-hook-github-app-auth"]
+    );
     // The sources may be without a repository; with one, it is this one.
     if let Some(revision) = info["git"]["revision"].as_str() {
         assert!(
@@ -227,7 +230,10 @@ async fn a_section_for_a_hook_that_is_not_linked_prints_the_two_lines_to_add() {
     let folder = development("hooks:\n  config:\n    my-vault: { url: x }\n");
     let (code, said) = check(folder.path()).await;
     assert_eq!(code, Some(78));
-    for line in ["my-vault = ", "use my_vault as _;"] {
+    for line in [
+        "molecule-hook-my-vault = ",
+        "use molecule_hook_my_vault as _;",
+    ] {
         assert!(said.contains(line), "no {line:?} in: {said}");
     }
     assert!(

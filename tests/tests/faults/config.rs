@@ -407,8 +407,8 @@ fn a_section_of_a_hook_that_is_not_linked_prints_the_two_lines_to_add() {
     let deployment = Deployment::new();
     let yaml = "environment: development\nhooks: { order: [corporate-proxy], config: { corporate-proxy: { url: x } } }\n";
     let lines = [
-        "`corporate-proxy = \"…\"` to Cargo.toml",
-        "`use corporate_proxy as _;` to main.rs",
+        "`molecule-hook-corporate-proxy = \"…\"` to Cargo.toml",
+        "`use molecule_hook_corporate_proxy as _;` to main.rs",
     ];
     assert_lists(&check(&deployment, yaml), &lines);
 }

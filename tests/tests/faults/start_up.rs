@@ -58,8 +58,8 @@ fn a_hook_that_is_not_linked_is_answered_with_the_two_lines() {
         &found,
         &[
             "hooks.config.corporate-proxy names the hook \"corporate-proxy\"",
-            "`corporate-proxy = \"…\"` to Cargo.toml",
-            "`use corporate_proxy as _;` to main.rs",
+            "`molecule-hook-corporate-proxy = \"…\"` to Cargo.toml",
+            "`use molecule_hook_corporate_proxy as _;` to main.rs",
         ],
     );
 }

@@ -141,16 +141,16 @@ fn beside_another_hook(story: &Story, name: &str) {
     };
     let patches = [
         "[patch.crates-io]\n".to_owned(),
-        patch("github-app-auth", "plugins/github-app-auth"),
+        patch("molecule-hook-github-app-auth", "plugins/github-app-auth"),
         patch("molecule-build", "molecule-build"),
     ];
     let manifest = format!("{name}/Cargo.toml");
     story.edit(&manifest, "[patch.crates-io]\n", &patches.concat());
     let dependencies = "[build-dependencies]\nmolecule-build = \"0.1\"\n\n[dependencies]\n\
-                        github-app-auth = \"0.1\"\n";
+                        molecule-hook-github-app-auth = \"0.1\"\n";
     let manifest = format!("{name}/dev/Cargo.toml");
     story.edit(&manifest, "[dependencies]\n", dependencies);
-    let line = "// The hook that is tried.\nuse github_app_auth as _;";
+    let line = "// The hook that is tried.\nuse molecule_hook_github_app_auth as _;";
     let main = format!("{name}/dev/src/main.rs");
     story.edit(&main, "// The hook that is tried.", line);
 }

@@ -12,7 +12,10 @@ fn a_hook_that_no_line_names_does_not_compile_and_the_line_is_told() {
     story.make("new-server", &["acme-forgets"]);
     story.add_hook("acme-forgets", "acme-forgotten", false);
     let said = story.cargo_fails("acme-forgets", &["build"]);
-    assert!(said.contains("use acme_forgotten as _"), "{said}");
+    assert!(
+        said.contains("use molecule_hook_acme_forgotten as _"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -44,12 +47,13 @@ fn two_versions_of_the_sdk_do_not_resolve_and_who_wants_them_is_told() {
     // when the server is built
     let said = story.cargo_fails("acme-earlier", &["build"]);
 
-    // then cargo names both and the reason
+    // then cargo names both, who asks for which, and the reason
     for part in [
         "links to the native library `molecule-hooks`",
-        "requirements `^0.1.0`",
-        "molecule-hooks v0.9.0",
-        "acme-later",
+        "\"^0.1.0\"",
+        "^0.9",
+        "molecule-core v0.1.0",
+        "molecule-hook-acme-later v0.1.0",
     ] {
         assert!(said.contains(part), "no {part:?} in: {said}");
     }
@@ -64,15 +68,15 @@ fn hooks_of_one_name_are_refused_and_both_crates_are_told() {
     story.make("new-hook", &["acme-twin", "--to", "later/acme-twin"]);
     story.edit(
         "later/acme-twin/Cargo.toml",
-        "name = \"acme-twin\"\nversion = \"0.1.0\"",
-        "name = \"acme-twin\"\nversion = \"0.2.0\"",
+        "name = \"molecule-hook-acme-twin\"\nversion = \"0.1.0\"",
+        "name = \"molecule-hook-acme-twin\"\nversion = \"0.2.0\"",
     );
     story.make("new-server", &["acme-twins"]);
     story.add_hook("acme-twins", "acme-twin", true);
     story.edit(
         "acme-twins/Cargo.toml",
         "[dependencies]",
-        "[dependencies]\nacme-twin-later = { package = \"acme-twin\", path = \"../later/acme-twin\" }",
+        "[dependencies]\nmolecule-hook-acme-twin-later = { package = \"molecule-hook-acme-twin\", path = \"../later/acme-twin\" }",
     );
     story.name_hook("acme-twins", "acme-twin-later");
     // and another crate whose hook has the same name
@@ -96,10 +100,10 @@ fn hooks_of_one_name_are_refused_and_both_crates_are_told() {
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
     let said = said(&output);
     for part in [
-        "the hook crate acme-twin is linked in 2 versions (0.1.0, 0.2.0)",
+        "the hook crate molecule-hook-acme-twin is linked in 2 versions (0.1.0, 0.2.0)",
         "cargo tree --duplicates",
         "two linked hooks are called \"acme-twin\"",
-        "acme-mirror 0.1.0",
+        "molecule-hook-acme-mirror 0.1.0",
         "remove one of the two crates",
     ] {
         assert!(said.contains(part), "no {part:?} in: {said}");

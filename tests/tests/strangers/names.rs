@@ -53,6 +53,13 @@ fn a_bad_name_is_refused_before_anything_is_made() {
         .output()
         .unwrap();
     assert!(said(&output).contains("variable of the platform"));
+    let output = script("new-hook")
+        .args(["molecule-hook-acme", "--released"])
+        .current_dir(story.path(""))
+        .output()
+        .unwrap();
+    let said = said(&output);
+    assert!(said.contains("the name of the hook, acme;"), "{said}");
     assert_eq!(fs::read_dir(story.path("")).unwrap().count(), 0);
 }
 

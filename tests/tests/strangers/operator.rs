@@ -231,9 +231,9 @@ fn a_section_without_its_hook_names_the_two_lines(binary: &Path, folder: &Path) 
     let (code, said) = check(binary, folder, "  config:\n    acme-vault: { url: x }\n");
     assert_eq!(code, Some(78), "{said}");
     for part in [
-        "acme-vault = ",
+        "molecule-hook-acme-vault = ",
         "Cargo.toml",
-        "use acme_vault as _;",
+        "use molecule_hook_acme_vault as _;",
         "main.rs",
         "acme-address",
     ] {
@@ -257,10 +257,10 @@ fn every_hook_crate_of_ours_compiles_from_its_package_and_carries_a_current_verd
         path("molecule-hooks-http")
     );
     for name in names.iter().filter(|name| *name != "github-app-auth") {
-        let dependency = format!("[dependencies]\n{name} = \"0.1\"");
+        let dependency = format!("[dependencies]\nmolecule-hook-{name} = \"0.1\"");
         story.edit("acme-everything/Cargo.toml", "[dependencies]", &dependency);
         let folder = path(&format!("plugins/{name}"));
-        patches.push_str(&format!("{name} = {{ path = {folder:?} }}\n"));
+        patches.push_str(&format!("molecule-hook-{name} = {{ path = {folder:?} }}\n"));
         story.name_hook("acme-everything", name);
     }
     story.edit(

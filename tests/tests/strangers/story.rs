@@ -101,7 +101,8 @@ impl Story {
     /// Adds a hook crate of this story to a server of it: the dependency, and with
     /// `named` also the line that links it.
     pub(crate) fn add_hook(&self, server: &str, hook: &str, named: bool) {
-        let dependency = format!("[dependencies]\n{hook} = {{ path = \"../{hook}\" }}");
+        let dependency =
+            format!("[dependencies]\nmolecule-hook-{hook} = {{ path = \"../{hook}\" }}");
         self.edit(
             &format!("{server}/Cargo.toml"),
             "[dependencies]",
@@ -115,12 +116,12 @@ impl Story {
     /// The second of the two lines.
     pub(crate) fn name_hook(&self, server: &str, hook: &str) {
         let line = format!(
-            "use {} as _;\nuse github_app_auth as _;",
+            "use molecule_hook_{} as _;\nuse molecule_hook_github_app_auth as _;",
             hook.replace('-', "_")
         );
         self.edit(
             &format!("{server}/src/main.rs"),
-            "use github_app_auth as _;",
+            "use molecule_hook_github_app_auth as _;",
             &line,
         );
     }

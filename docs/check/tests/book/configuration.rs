@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use env_file as _;
-use gh_identity as _;
-use github_app_auth as _;
-use gitlab_token as _;
 use molecule_core::config::{ENV_VARS, example};
+use molecule_hook_env_file as _;
+use molecule_hook_gh_identity as _;
+use molecule_hook_github_app_auth as _;
+use molecule_hook_gitlab_token as _;
+use molecule_hook_oauth2 as _;
+use molecule_hook_vault as _;
 use molecule_hooks::{ConfigField, HookDescriptor};
-use oauth2 as _;
 use serde_json::Value;
 use syn::{Fields, GenericArgument, Item, PathArguments, Type};
-use vault as _;
 
 use crate::generated::{self, cell, code};
 use crate::source::{self, summary};
@@ -260,7 +260,7 @@ fn reference() -> String {
 fn hook_reference() -> String {
     let mut text = String::from(
         "# Hook crates\n\n\
-         The hook crates that come with Molecule, with the keys of their sections below `hooks.config`, read off the \
+         The hooks that come with Molecule, each in the crate `molecule-hook-` with its name behind, with the keys of their sections below `hooks.config`, read off the \
          crates themselves. A secret key may also be given as a file, with `_file` behind its name (and `_FILE` behind \
          its variable). What each does, and how it fails, is in its README below `plugins/`.\n",
     );

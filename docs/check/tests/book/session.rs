@@ -17,6 +17,8 @@ use crate::repository;
 const DEADLINE: Duration = Duration::from_secs(240);
 /// The binaries that pages call: their own server, and an agent.
 const BINARIES: [&str; 2] = ["custom-server", "echo-agent"];
+/// The packages they are in.
+const PACKAGES: [&str; 2] = ["custom-server", "molecule-echo-agent"];
 
 /// What a block asks for, by the comment before it.
 #[derive(Debug, PartialEq)]
@@ -337,7 +339,7 @@ fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["build", "--quiet"])
-        .args(BINARIES.iter().flat_map(|name| ["-p", name]))
+        .args(PACKAGES.iter().flat_map(|name| ["-p", name]))
         .arg("--target-dir")
         .arg(profile.parent().expect("a profile is below target"))
         .current_dir(repository())

@@ -206,6 +206,14 @@ fn a_crate_that_is_a_dependency_already_lacks_one_line_only() {
         "{misspelled}"
     );
     assert!(with("login-tokens").contains("Did you mean \"login-token\"?"));
+    assert!(with("proxi").contains("Did you mean \"proxy\"?"));
+    // What is nowhere near has the name that hook crates have, not one of a stranger
+    let unknown = with("corporate-egress");
+    assert!(
+        unknown.contains("`molecule-hook-corporate-egress = \"…\"` to Cargo.toml")
+            && unknown.contains("`use molecule_hook_corporate_egress as _;` to main.rs"),
+        "{unknown}"
+    );
     let shouted = with("My Store!");
     assert!(
         shouted.ends_with("lower-kebab, such as corporate-proxy"),
@@ -323,8 +331,8 @@ fn all_problems_are_reported_at_once() {
     assert_eq!(found.len(), 4, "{found:#?}");
     assert!(found[0].starts_with("hooks.config.store-env names the hook \"store-env\""));
     assert!(found[0].contains("linked: beta, gamma"));
-    assert!(found[0].contains("`store-env = \"…\"` to Cargo.toml"));
-    assert!(found[0].contains("`use store_env as _;` to main.rs"));
+    assert!(found[0].contains("`molecule-hook-store-env = \"…\"` to Cargo.toml"));
+    assert!(found[0].contains("`use molecule_hook_store_env as _;` to main.rs"));
     assert!(found[1].starts_with("hooks.order names the hook \"missing\""));
     assert_eq!(found[2], "hook \"beta\": limit must not be 0");
     assert!(found[3].contains("unknown key \"limits\"; known keys: limit"));

@@ -34,8 +34,7 @@ pub(super) fn check<L: Linked>(
     let mut linked = linked.into_iter().filter(|one| one.name() == name);
     let first = linked.next();
     findings.require("not-linked", first.is_some(), || {
-        let crate_name = name.replace('-', "_");
-        format!("no linked {kind} is called {name:?}; add `use {crate_name} as _;` to the test")
+        format!("no linked {kind} is called {name:?}; add `use its_crate as _;` to the test")
     });
     findings.require("linked-twice", linked.next().is_none(), || {
         format!("two linked {kind}s are called {name:?}")

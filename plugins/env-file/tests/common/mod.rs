@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use env_file as _;
+use molecule_hook_env_file as _;
 use molecule_hooks::{
     EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError, WorkspaceContext,
 };

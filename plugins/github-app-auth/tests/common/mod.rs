@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use github_app_auth as _;
 use github_stand_in::{GithubStandIn, Options};
+use molecule_hook_github_app_auth as _;
 use molecule_hooks::{
     Clock, EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError, Token,
     TokenRequest, WorkspaceContext,

@@ -1,13 +1,13 @@
 //! What every test of this crate needs: an issuer, a clock, a registry.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+use molecule_hook_oauth2 as _;
 use molecule_hooks::testing::FakeClock;
 use molecule_hooks::testing::oauth2::OauthIssuer;
 use molecule_hooks::{
     EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError, Token, TokenRequest,
     WorkspaceContext,
 };
-use oauth2 as _;
 use serde_json::{Value, json};
 
 pub(crate) const CLIENT_ID: &str = "molecule:agents & co";

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use molecule_hook_vault as _;
 use molecule_hooks::testing::vault::VaultStandIn;
 use molecule_hooks::{
     EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError, WorkspaceContext,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
-use vault as _;
 
 pub(crate) const TOKEN: &str = "hvs.givenByTheOperator";
 pub(crate) const SECRET_ID: &str = "b1f2c3d4-secret-id-of-the-tests";

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 // The hook that is tried.
-use {{crate_name}} as _;
+use molecule_hook_{{crate_name}} as _;
 
 /// The word after which this program is the agent instead of the server.
 const AGENT: &str = "agent";
@@ -25,7 +25,7 @@ const ONLINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(AGENT) {
-        return echo_agent::run_from_env(std::env::args().skip(2));
+        return molecule_echo_agent::run_from_env(std::env::args().skip(2));
     }
     let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from);
     match runtime.and_then(|runtime| runtime.block_on(run())) {
