@@ -125,13 +125,27 @@ impl HttpClient {
     /// A transient error when the upstream cannot be reached or does not answer in
     /// time, a permanent one when its answer is longer than the cap.
     pub async fn send(&self, step: &str, request: RequestBuilder) -> Result<Answer, HookError> {
+        self.send_and_read(step, step, request).await
+    }
+
+    /// The same where errors shall tell asking (`ask`) from reading the answer
+    /// (`read`), for example `post token` and `read response`.
+    ///
+    /// # Errors
+    /// As [`send`](HttpClient::send).
+    pub async fn send_and_read(
+        &self,
+        ask: &str,
+        read: &str,
+        request: RequestBuilder,
+    ) -> Result<Answer, HookError> {
         let response = request
             .send()
             .await
-            .map_err(|error| transport(step, error))?;
+            .map_err(|error| transport(ask, error))?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let body = match self.read_body(step, response).await {
+        let body = match self.read_body(read, response).await {
             Ok(body) => body,
             // The status says enough when the body of a refusal cannot be read.
             Err(_) if !(200..300).contains(&status) => Zeroizing::default(),

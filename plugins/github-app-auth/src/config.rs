@@ -1,10 +1,10 @@
 use std::fmt;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
 use molecule_hooks::{ConfigField, HookConfig, HookError, redact_token_shapes, tracing};
-use reqwest::Url;
+use molecule_hooks_http::reqwest::Url;
+use molecule_hooks_http::{is_loopback, join};
 use serde::Deserialize;
 
 use crate::key;
@@ -105,7 +105,7 @@ impl Config {
                 Ok(Some(Settings {
                     app_id,
                     key,
-                    endpoint: endpoint(base, installation_id),
+                    endpoint: endpoint(&base, installation_id),
                     timeout,
                 }))
             }
@@ -134,38 +134,18 @@ fn base_url(text: &str) -> Result<Url, String> {
     } else {
         text
     };
-    // The value is left out of the messages: it may hold a password.
-    let problem = |what: &str| Err(format!("GITHUB_API_URL {what}"));
-    let Ok(url) = Url::parse(text) else {
-        return problem("is not a URL");
-    };
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return problem("must start with https:// or http:// and name a host");
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return problem("must not hold a user name or password");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return problem("must end with its path, without ? or #");
-    }
+    let url =
+        molecule_hooks_http::base_url(text).map_err(|what| format!("GITHUB_API_URL {what}"))?;
     if url.scheme() == "http" && !is_loopback(&url) {
         tracing::warn!("github-app-auth: GITHUB_API_URL is not encrypted (http)");
     }
     Ok(url)
 }
 
-/// `<base>/app/installations/<id>/access_tokens`, whether or not the base ends
-/// with a slash.
-fn endpoint(mut base: Url, installation_id: u64) -> Url {
-    if let Ok(mut path) = base.path_segments_mut() {
-        path.pop_if_empty().extend([
-            "app",
-            "installations",
-            &installation_id.to_string(),
-            "access_tokens",
-        ]);
-    }
-    base
+/// `<base>/app/installations/<id>/access_tokens`.
+fn endpoint(base: &Url, installation_id: u64) -> Url {
+    let id = installation_id.to_string();
+    join(base, ["app", "installations", &id, "access_tokens"])
 }
 
 fn timeout(secs: Option<u64>) -> Result<Duration, String> {
@@ -175,14 +155,4 @@ fn timeout(secs: Option<u64>) -> Result<Duration, String> {
             "timeout_secs must be between 1 and {LONGEST_TIMEOUT_SECS} (got {secs})"
         )),
     }
-}
-
-/// True for this machine itself, which is never reached through a proxy.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }

@@ -143,6 +143,7 @@ fn beside_another_hook(story: &Story, name: &str) {
         "[patch.crates-io]\n".to_owned(),
         patch("molecule-hook-github-app-auth", "plugins/github-app-auth"),
         patch("molecule-build", "molecule-build"),
+        patch("molecule-hooks-http", "molecule-hooks-http"),
     ];
     let manifest = format!("{name}/Cargo.toml");
     story.edit(&manifest, "[patch.crates-io]\n", &patches.concat());
