@@ -1,6 +1,8 @@
-//! Agents that are processes of this machine: they outlive their server, as they must.
+//! Agents that are processes or containers of this machine: they outlive their server,
+//! as they must.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -28,6 +30,26 @@ impl Drop for AgentsBelow {
             if variables.any(|variable| variable.starts_with(theirs.as_bytes())) {
                 // It may have ended by itself.
                 let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Removes the containers and volumes of these workspaces from the daemon, as far as
+/// they are there.
+pub fn remove_containers_of<'a>(workspaces: impl IntoIterator<Item = &'a String>) {
+    let run = |args: &[&str]| Command::new("docker").args(args).output();
+    for id in workspaces {
+        let filter = format!("label=molecule.workspace.id={id}");
+        for (list, remove) in [
+            (&["ps", "-aq"][..], &["rm", "-fv"][..]),
+            (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
+        ] {
+            let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else {
+                continue;
+            };
+            for name in String::from_utf8_lossy(&output.stdout).lines() {
+                let _ = run(&[remove, &[name]].concat());
             }
         }
     }

@@ -19,6 +19,7 @@ pub mod git_server;
 pub mod hooks;
 pub mod http;
 pub mod live;
+pub mod proxy;
 pub mod support;
 
 use std::sync::Arc;

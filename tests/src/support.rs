@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 
 use crate::hooks::FnTokens;
-use crate::{ADMIN, Engine, Reply, Request, TestApp, TestAppBuilder, eventually};
+use crate::{ADMIN, Engine, Reply, Request, TestApp, TestAppBuilder, TestDatabase, eventually};
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Json, Router};
 use chrono::{DateTime, TimeDelta, Utc};
 use molecule_core::Event;
 use molecule_hooks::{HookError, Token, TokenScope};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::Receiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A server as in production: an administrator token, no open doors.
 pub fn strict(engine: Engine) -> TestAppBuilder {
@@ -169,4 +173,70 @@ pub async fn raw(app: &TestApp, bytes: &[u8]) -> String {
     // A reset after the answer is as good as an orderly end.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// What a workspace's status is, removed or not; empty when there is no answer.
+pub async fn status(app: &TestApp, id: &str) -> String {
+    let path = format!("/workspaces/{id}?include_removed=true");
+    let reply = app.get(&path).bearer(ADMIN).send().await;
+    match reply.status {
+        200 => reply.json()["status"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Whether the row of a workspace meets a condition.
+pub async fn row_has(database: &TestDatabase, id: &str, condition: &str) -> bool {
+    let id = sql_id(database.engine(), id);
+    let sql = format!("SELECT count(*) FROM workspaces WHERE id = {id} AND ({condition})");
+    database.count(&sql).await == 1
+}
+
+/// True while a server works on the workspace.
+pub async fn is_leased(app: &TestApp, id: &str) -> bool {
+    row_has(&app.database, id, "provision_lease_until IS NOT NULL").await
+}
+
+/// Waits until nobody works on a workspace, and checks that what is there fits its
+/// status. `story` is what was done to it.
+pub async fn assert_settled(app: &TestApp, id: &str, story: &str) {
+    eventually("nobody works on it any more", || async {
+        !is_leased(app, id).await
+    })
+    .await;
+    let now = status(app, id).await;
+    match now.as_str() {
+        "removed" => {
+            eventually("nothing of it is left", || async {
+                !app.backend.runs(id) && !app.backend.stores(id)
+            })
+            .await;
+        }
+        "paused" | "hibernated" => {
+            assert!(!app.backend.runs(id), "{now} and running: {story}");
+            assert!(app.backend.stores(id), "{now} without its files: {story}");
+        }
+        "provisioning" | "online" | "degraded" | "offline" | "failed" => {
+            assert!(app.backend.stores(id), "{now} without its files: {story}");
+        }
+        other => panic!("{other}: {story}"),
+    }
+}
+
+/// Makes the fake backend's agents one that keeps what it is told.
+pub async fn listen(app: &TestApp) -> UnboundedReceiver<Value> {
+    let (send, heard) = unbounded_channel();
+    let hear = |State(send): State<UnboundedSender<Value>>, Json(body): Json<Value>| async move {
+        let _ = send.send(body);
+        Json(json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
+    };
+    let router = Router::new().route("/", post(hear)).with_state(send);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    app.backend.set_url(&url);
+    heard
 }

@@ -1,10 +1,10 @@
 //! `kill -9` with agents as containers.
 
 use molecule_tests::eventually;
+use molecule_tests::proxy::Proxy;
 use serde_json::Value;
 
 use crate::docker_world::{OnDocker, docker_is_wanted};
-use crate::proxy::Proxy;
 
 #[tokio::test]
 async fn a_container_survives_kills_around_its_start_and_leaves_nothing() {

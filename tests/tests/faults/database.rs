@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use molecule_tests::database::{TestDatabase, postgres_is_wanted};
 use molecule_tests::fake_backend::Fault;
+use molecule_tests::proxy::Proxy;
 use molecule_tests::{ADMIN, Engine, Reply, TestApp, eventually};
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
-
-use crate::proxy::Proxy;
 
 const BOUND: Duration = Duration::from_secs(8);
 

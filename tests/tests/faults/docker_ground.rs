@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use molecule_core::config::{BackendChoice, Config};
+use molecule_tests::agents::remove_containers_of;
 use molecule_tests::support::strict;
 use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder};
 use serde_json::{Value, json};
@@ -95,20 +96,7 @@ impl Drop for Ground {
         // What a failed test left.
         let run = |args: &[&str]| Command::new("docker").args(args).output();
         let created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in created.iter() {
-            let filter = format!("label=molecule.workspace.id={id}");
-            for (list, remove) in [
-                (&["ps", "-aq"][..], &["rm", "-f"][..]),
-                (&["volume", "ls", "-q"], &["volume", "rm"]),
-            ] {
-                let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else {
-                    continue;
-                };
-                for name in String::from_utf8_lossy(&output.stdout).lines() {
-                    let _ = run(&[remove, &[name]].concat());
-                }
-            }
-        }
+        remove_containers_of(created.iter());
         let _ = run(&["network", "rm", &self.network]);
     }
 }

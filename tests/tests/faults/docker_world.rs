@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use molecule_tests::Engine;
+use molecule_tests::agents::remove_containers_of;
 use molecule_tests::database::TestDatabase;
 use serde_json::json;
 use uuid::Uuid;
@@ -132,20 +133,7 @@ impl Drop for OnDocker {
     fn drop(&mut self) {
         // What a failed test left.
         let run = |args: &[&str]| Command::new("docker").args(args).output();
-        for id in &self.created {
-            let filter = format!("label=molecule.workspace.id={id}");
-            for (list, remove) in [
-                (&["ps", "-aq"][..], &["rm", "-f"][..]),
-                (&["volume", "ls", "-q"], &["volume", "rm"]),
-            ] {
-                let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else {
-                    continue;
-                };
-                for name in String::from_utf8_lossy(&output.stdout).lines() {
-                    let _ = run(&[remove, &[name]].concat());
-                }
-            }
-        }
+        remove_containers_of(&self.created);
         let _ = run(&["network", "rm", &self.network]);
     }
 }

@@ -22,7 +22,6 @@ mod plugins;
 mod private_docker;
 mod process;
 mod provisioning;
-mod proxy;
 mod secrets;
 mod shutdown;
 mod start_up;

@@ -4,15 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
-use axum::extract::State;
-use axum::routing::post;
 use molecule_tests::fake_backend::Fault;
 use molecule_tests::fake_images::Registry;
-use molecule_tests::support::{Agent, changes, recorded};
+use molecule_tests::support::{Agent, changes, listen, recorded};
 use molecule_tests::{ADMIN, Engine, TestApp, eventually, on_both_engines};
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use serde_json::json;
 
 use crate::fleet::{
     admin, assert_row, count, in_secs, is_leased, later, of_runtime, request_restart, restart, set,
@@ -323,23 +319,6 @@ on_both_engines! {
         app.backend.images.set_registry(Registry::Slow(25, step, "layer".to_owned()));
         Agent::online(&app, of_runtime("codex")).await;
     }
-}
-
-/// An agent that keeps what it is told.
-async fn listen(app: &TestApp) -> mpsc::UnboundedReceiver<Value> {
-    let (send, heard) = mpsc::unbounded_channel();
-    let hear = |State(send): State<mpsc::UnboundedSender<Value>>, Json(body): Json<Value>| async move {
-        let _ = send.send(body);
-        Json(json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
-    };
-    let router = axum::Router::new().route("/", post(hear)).with_state(send);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    app.backend.set_url(&url);
-    heard
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

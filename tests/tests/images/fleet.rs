@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use molecule_tests::support::{Agent, sql_id, strict};
+pub(crate) use molecule_tests::support::{is_leased, status};
 use molecule_tests::{ADMIN, Engine, FakeBackend, Reply, TestApp, TestAppBuilder, eventually};
 use serde_json::{Value, json};
 
@@ -40,11 +41,6 @@ pub(crate) async fn started_times(app: &TestApp, id: &str, count: usize) -> Agen
         id: id.to_owned(),
         token: app.backend.agent_token(id).expect("a token file"),
     }
-}
-
-/// True while a server works on the workspace.
-pub(crate) async fn is_leased(app: &TestApp, id: &str) -> bool {
-    count(app, id, "provision_lease_until IS NOT NULL").await > 0
 }
 
 /// 1 if the row of a workspace is so.
@@ -93,13 +89,4 @@ pub(crate) async fn set(app: &TestApp, id: &str, assignment: &str) {
 /// Requests a restart as a changed secret does.
 pub(crate) async fn request_restart(app: &TestApp, id: &str) {
     set(app, id, &format!("restart_requested_at = {}", in_secs(-1))).await;
-}
-
-/// What the row says.
-pub(crate) async fn status(app: &TestApp, id: &str) -> String {
-    let reply = app.get(&format!("/workspaces/{id}")).send().await;
-    reply.json()["status"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
 }

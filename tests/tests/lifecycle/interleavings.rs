@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use molecule_tests::{ADMIN, TestApp, eventually, on_both_engines};
+use molecule_tests::{ADMIN, TestApp, on_both_engines};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
-use crate::support::{Agent, strict};
-use crate::tools::{act, is_leased, request_restart, status};
+use crate::support::{Agent, assert_settled, strict};
+use crate::tools::{act, request_restart};
 
 const WORKSPACES: usize = 3;
 const CLIENTS: usize = 4;
@@ -78,31 +78,6 @@ async fn take(app: &TestApp, id: &str, step: Step) {
     );
 }
 
-/// What must hold once everything is quiet.
-async fn check(app: &TestApp, id: &str, story: &str) {
-    eventually("nobody works on it any more", || async {
-        !is_leased(app, id).await
-    })
-    .await;
-    let now = status(app, id).await;
-    match now.as_str() {
-        "removed" => {
-            eventually("nothing of it is left", || async {
-                !app.backend.runs(id) && !app.backend.stores(id)
-            })
-            .await;
-        }
-        "paused" | "hibernated" => {
-            assert!(!app.backend.runs(id), "{now} and running: {story}");
-            assert!(app.backend.stores(id), "{now} without its files: {story}");
-        }
-        "provisioning" | "online" | "degraded" | "offline" | "failed" => {
-            assert!(app.backend.stores(id), "{now} without its files: {story}");
-        }
-        other => panic!("{other}: {story}"),
-    }
-}
-
 on_both_engines! {
     async fn any_order_of_changes_leaves_rows_and_compute_in_agreement(engine: Engine) {
         let mut runner = TestRunner::new(Config::default());
@@ -129,7 +104,7 @@ on_both_engines! {
                 done.unwrap_or_else(|error| panic!("{error}: {story}"));
             }
             for id in &ids {
-                check(&app, id, &story).await;
+                assert_settled(&app, id, &story).await;
             }
             // Whatever happened, each can be deleted and leaves nothing.
             for id in &ids {

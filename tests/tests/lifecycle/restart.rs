@@ -2,16 +2,12 @@
 
 use std::fs;
 
-use axum::Json;
-use axum::extract::State;
-use axum::routing::post;
 use molecule_tests::fake_backend::Fault;
-use molecule_tests::{ADMIN, Engine, TestApp, eventually, on_both_engines};
-use serde_json::{Value, json};
+use molecule_tests::{ADMIN, Engine, eventually, on_both_engines};
+use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
-use crate::support::{Agent, changes, strict};
+use crate::support::{Agent, changes, listen, strict};
 use crate::tools::{act, act_with, named, started_times, status};
 
 fn folder(root: &TempDir, name: &str, config: &str) {
@@ -186,22 +182,6 @@ on_both_engines! {
         assert!(app.backend.starts_of(&id)[1].existing_config.is_none(), "there was no first boot yet");
         assert_eq!(agent.register(&app).send().await.status, 200);
     }
-}
-
-async fn listen(app: &TestApp) -> mpsc::UnboundedReceiver<Value> {
-    let (send, heard) = mpsc::unbounded_channel();
-    let hear = |State(send): State<mpsc::UnboundedSender<Value>>, Json(body): Json<Value>| async move {
-        let _ = send.send(body);
-        Json(json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
-    };
-    let router = axum::Router::new().route("/", post(hear)).with_state(send);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    app.backend.set_url(&url);
-    heard
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

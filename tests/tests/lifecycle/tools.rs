@@ -4,6 +4,7 @@ use molecule_tests::{ADMIN, Engine, Reply, TestApp, eventually};
 use serde_json::{Value, json};
 
 use crate::support::{Agent, sql_id};
+pub(crate) use crate::support::{is_leased, status};
 
 /// Posts to a workspace as the administrator, without a body.
 pub(crate) async fn act(app: &TestApp, id: &str, what: &str) -> Reply {
@@ -31,16 +32,6 @@ pub(crate) async fn started_times(app: &TestApp, id: &str, count: usize) -> Agen
     }
 }
 
-/// True while a server works on the workspace.
-pub(crate) async fn is_leased(app: &TestApp, id: &str) -> bool {
-    let engine = app.database.engine();
-    let id = sql_id(engine, id);
-    let sql = format!(
-        "SELECT count(*) FROM workspaces WHERE id = {id} AND provision_lease_until IS NOT NULL"
-    );
-    app.database.count(&sql).await > 0
-}
-
 /// Requests a restart as a changed secret does.
 pub(crate) async fn request_restart(app: &TestApp, id: &str) {
     let engine = app.database.engine();
@@ -55,16 +46,6 @@ pub(crate) fn now(engine: Engine) -> &'static str {
         Engine::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now')",
         Engine::Postgres => "now()",
     }
-}
-
-/// What a workspace's status is, removed or not.
-pub(crate) async fn status(app: &TestApp, id: &str) -> String {
-    let path = format!("/workspaces/{id}?include_removed=true");
-    let reply = app.get(&path).send().await;
-    reply.json()["status"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// A body with this name only.

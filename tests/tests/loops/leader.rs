@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use molecule_hooks::testing::FakeClock;
 use molecule_tests::database::postgres_is_wanted;
+use molecule_tests::proxy::Proxy;
 use molecule_tests::support::Agent;
 use molecule_tests::{Engine, TestApp, TestAppBuilder, TestDatabase, eventually, on_both_engines};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::proxy::Proxy;
 use crate::rounds::{
     QUICK, leads, offline_events, only, status, wait_for_lead, wait_until_offline,
 };

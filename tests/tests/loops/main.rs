@@ -10,8 +10,6 @@ mod large;
 mod leader;
 mod liveness;
 mod orphans;
-#[path = "../faults/proxy.rs"]
-mod proxy;
 mod retention;
 mod rounds;
 mod tokens;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use molecule_core::Cadence;
 use molecule_hooks::testing::FakeClock;
+pub(crate) use molecule_tests::support::status;
 use molecule_tests::support::{sql_id, strict};
 use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder, eventually};
 use serde_json::Value;
@@ -74,13 +75,6 @@ pub(crate) async fn set(app: &TestApp, engine: Engine, id: &str, column: &str, v
 /// A time as a literal, in the shape the server stores.
 pub(crate) fn sql_time(time: DateTime<Utc>) -> String {
     format!("'{}'", time.to_rfc3339())
-}
-
-/// The stored status.
-pub(crate) async fn status(app: &TestApp, id: &str) -> String {
-    let path = format!("/workspaces/{id}?include_removed=true");
-    let row = app.get(&path).bearer(ADMIN).send().await.json();
-    row["status"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Fails unless the row has this status, from the database rather than a cache.

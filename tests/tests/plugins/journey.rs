@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use molecule_core::config::BackendChoice;
-use molecule_tests::agents::AgentsBelow;
+use molecule_tests::agents::{AgentsBelow, remove_containers_of};
 use molecule_tests::git_server::{Content, GitServer, Repository};
 use molecule_tests::support::strict;
 use molecule_tests::{ADMIN, Engine, TestApp, TestAppBuilder};
@@ -438,21 +438,8 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
+        remove_containers_of(&self.workspaces);
         let run = |args: &[&str]| Command::new("docker").args(args).output();
-        for id in &self.workspaces {
-            let filter = format!("label=molecule.workspace.id={id}");
-            for (list, remove) in [
-                (&["ps", "-aq"][..], &["rm", "-fv"][..]),
-                (&["volume", "ls", "-q"], &["volume", "rm", "-f"]),
-            ] {
-                let Ok(output) = run(&[list, &["--filter", &filter]].concat()) else {
-                    continue;
-                };
-                for name in String::from_utf8_lossy(&output.stdout).lines() {
-                    let _ = run(&[remove, &[name]].concat());
-                }
-            }
-        }
         let _ = run(&["network", "rm", &self.network]);
         let _ = run(&["rmi", "-f", &self.tools]);
     }

@@ -6,7 +6,6 @@ mod clock;
 mod fleet;
 mod leaving;
 mod outage;
-mod proxy;
 mod races;
 mod servers;
 mod shutdown;

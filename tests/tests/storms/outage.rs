@@ -114,7 +114,7 @@ async fn change(app: &TestApp, agent: &Agent, task: &str) -> bool {
 }
 
 /// Two servers on one database, the first one behind a proxy.
-async fn two() -> (TestApp, TestApp, crate::proxy::Proxy, TestDatabase) {
+async fn two() -> (TestApp, TestApp, molecule_tests::proxy::Proxy, TestDatabase) {
     let (one, proxy, database) = behind_proxy(impatient(Engine::Postgres)).await;
     let other = start_on(impatient(Engine::Postgres), database.share()).await;
     (one, other, proxy, database)

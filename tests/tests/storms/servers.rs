@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use molecule_tests::database::postgres_is_wanted;
-use molecule_tests::support::Agent;
+use molecule_tests::support::{Agent, assert_settled};
 use molecule_tests::{ADMIN, Engine, TestApp, eventually};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
-use crate::tools::{act, is_leased, quiet, set_secret, start_on, status};
+use crate::tools::{act, quiet, set_secret, start_on, status};
 
 const WORKSPACES: usize = 3;
 const CLIENTS: usize = 4;
@@ -95,31 +95,11 @@ async fn take(app: &TestApp, id: &str, step: Step) {
 /// What must hold once everything is quiet.
 async fn check(servers: &[Arc<TestApp>; 2], id: &str, story: &str) {
     let [app, other] = servers;
-    eventually("nobody works on it any more", || async {
-        !is_leased(app, id).await
-    })
-    .await;
+    assert_settled(app, id, story).await;
     eventually("both servers say the same", || async {
         status(app, id).await == status(other, id).await
     })
     .await;
-    let now = status(app, id).await;
-    match now.as_str() {
-        "removed" => {
-            eventually("nothing of it is left", || async {
-                !app.backend.runs(id) && !app.backend.stores(id)
-            })
-            .await;
-        }
-        "paused" | "hibernated" => {
-            assert!(!app.backend.runs(id), "{now} and running: {story}");
-            assert!(app.backend.stores(id), "{now} without its files: {story}");
-        }
-        "provisioning" | "online" | "degraded" | "offline" | "failed" => {
-            assert!(app.backend.stores(id), "{now} without its files: {story}");
-        }
-        other => panic!("{other}: {story}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

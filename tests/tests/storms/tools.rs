@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use molecule_tests::support::{Agent, sql_id, strict};
+use molecule_tests::proxy::Proxy;
+use molecule_tests::support::{Agent, strict};
+pub(crate) use molecule_tests::support::{is_leased, row_has, status};
 use molecule_tests::{ADMIN, Engine, Reply, TestApp, TestAppBuilder, TestDatabase};
 use serde_json::{Value, json};
-
-use crate::proxy::Proxy;
 
 /// How often a loop under test looks.
 pub(crate) const QUICK: Duration = Duration::from_millis(50);
@@ -66,31 +66,6 @@ pub(crate) async fn external(app: &TestApp, name: &str) -> Agent {
     let reply = agent.beat(app, json!({})).send().await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     agent
-}
-
-/// What a workspace's status is, removed or not; empty when there is no answer.
-pub(crate) async fn status(app: &TestApp, id: &str) -> String {
-    let path = format!("/workspaces/{id}?include_removed=true");
-    let reply = app.get(&path).send().await;
-    match reply.status {
-        200 => reply.json()["status"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
-        _ => String::new(),
-    }
-}
-
-/// Whether the row of a workspace meets a condition.
-pub(crate) async fn row_has(database: &TestDatabase, id: &str, condition: &str) -> bool {
-    let id = sql_id(database.engine(), id);
-    let sql = format!("SELECT count(*) FROM workspaces WHERE id = {id} AND {condition}");
-    database.count(&sql).await == 1
-}
-
-/// True while a server works on the workspace.
-pub(crate) async fn is_leased(app: &TestApp, id: &str) -> bool {
-    row_has(&app.database, id, "provision_lease_until IS NOT NULL").await
 }
 
 /// Whether this server leads.

@@ -1,14 +1,16 @@
-//! A TCP proxy before a database, which can be cut and can fall silent.
+//! A TCP proxy between a server and what it depends on, which can be cut and can fall
+//! silent.
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-pub(crate) struct Proxy {
+/// A running proxy on this machine. Dropping it ends its connections.
+#[derive(Debug)]
+pub struct Proxy {
     address: SocketAddr,
     target: String,
     silent: watch::Sender<bool>,
@@ -16,8 +18,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts forwarding to `host:port`.
-    pub(crate) async fn start(target: &str) -> Self {
+    /// Starts forwarding to `target`: `host:port`, or the path of a socket.
+    pub async fn start(target: &str) -> Self {
         let mut proxy = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             target: target.to_owned(),
@@ -28,12 +30,13 @@ impl Proxy {
         proxy
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
         self.address.port()
     }
 
     /// Ends every connection; new ones are refused.
-    pub(crate) async fn cut(&mut self) {
+    pub async fn cut(&mut self) {
         if let Some(running) = self.running.take() {
             running.abort();
             let _ = running.await;
@@ -41,7 +44,7 @@ impl Proxy {
     }
 
     /// Forwards again, on the same port.
-    pub(crate) async fn restore(&mut self) {
+    pub async fn restore(&mut self) {
         let listener = TcpListener::bind(self.address)
             .await
             .expect("the port of the proxy");
@@ -53,17 +56,14 @@ impl Proxy {
                 let Ok((client, _)) = listener.accept().await else {
                     continue;
                 };
-                let (target, there) = (target.clone(), silent.subscribe());
-                let back = there.clone();
+                let (target, silent) = (target.clone(), silent.subscribe());
                 connections.spawn(async move {
-                    let Ok(server) = TcpStream::connect(target).await else {
-                        return;
-                    };
-                    let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
-                    tokio::select! {
-                        () = forward(from_client, to_server, there) => {}
-                        () = forward(from_server, to_client, back) => {}
+                    if target.starts_with('/') {
+                        if let Ok(server) = UnixStream::connect(target).await {
+                            join(client, server, silent).await;
+                        }
+                    } else if let Ok(server) = TcpStream::connect(target).await {
+                        join(client, server, silent).await;
                     }
                 });
             }
@@ -72,15 +72,29 @@ impl Proxy {
 
     /// Accepts connections and bytes and passes nothing on, or passes on again what
     /// was held back.
-    pub(crate) fn set_silent(&self, silent: bool) {
+    pub fn set_silent(&self, silent: bool) {
         self.silent.send_replace(silent);
+    }
+}
+
+/// Forwards both directions until one ends.
+async fn join(
+    client: TcpStream,
+    server: impl AsyncRead + AsyncWrite,
+    silent: watch::Receiver<bool>,
+) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = tokio::io::split(server);
+    tokio::select! {
+        () = forward(from_client, to_server, silent.clone()) => {}
+        () = forward(from_server, to_client, silent) => {}
     }
 }
 
 /// Forwards one direction, but not while it is silent.
 async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut silent: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
