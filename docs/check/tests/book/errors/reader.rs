@@ -282,7 +282,8 @@ impl Reader<'_> {
     }
 
     fn note(&mut self, status: u16, texts: Vec<String>) {
-        for text in texts {
+        // An empty text is for a refusal that its caller throws away.
+        for text in texts.into_iter().filter(|text| !text.is_empty()) {
             self.found.insert(Found {
                 status,
                 text,
