@@ -11,7 +11,8 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields, default)]
 pub struct PluginsConfig {
     /// Folder of the plugins that `local://` names, one sub-folder each; default
-    /// `plugins` under the data directory.
+    /// `plugins` beside `workspaces.templates_dir` if there are folders in it, else
+    /// under the data directory.
     pub registry_dir: Option<PathBuf>,
     /// Largest body of an install request, in bytes.
     pub install_body_max_bytes: usize,
