@@ -17,6 +17,7 @@ mod page;
 mod session;
 mod shell;
 mod source;
+mod tables;
 mod tutorial;
 
 use std::path::{Path, PathBuf};
