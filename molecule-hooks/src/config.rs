@@ -278,12 +278,19 @@ impl RawConfig {
         }
     }
 
-    /// `text` without any value that a secret field has here. Values shorter
-    /// than four bytes are no secrets and would only garble the text.
+    /// `text` without any value that a secret field has here, as it is or quoted
+    /// with its escapes. Values shorter than four bytes are no secrets and would
+    /// only garble the text.
     pub(crate) fn mask_secrets(&self, text: &str, fields: &[ConfigField]) -> String {
-        self.secret_values(fields)
-            .filter(|value| value.len() >= 4)
-            .fold(text.to_owned(), |text, value| text.replace(value, REDACTED))
+        let values = self.secret_values(fields).filter(|value| value.len() >= 4);
+        let mut forms: Vec<String> = values
+            .flat_map(|value| [value.to_owned(), value.escape_debug().to_string()])
+            .collect();
+        // The longest first: of one that begins like another nothing must remain.
+        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        forms.iter().fold(text.to_owned(), |text, form| {
+            text.replace(form.as_str(), REDACTED)
+        })
     }
 
     /// The texts that the secret ones of `fields` have here, wherever they came from.

@@ -285,6 +285,22 @@ async fn no_message_repeats_a_secret() {
     assert_eq!(format!("{raw:?}"), r#"{"key"}"#);
 }
 
+#[tokio::test]
+async fn a_secret_is_masked_whole_and_however_it_is_quoted() {
+    // One begins like the other, and a message quotes both
+    let longer = format!("{SECRET} and its tail");
+    let (key, extra) = (format!("{SECRET} "), json!({ "a": longer, "b": longer }));
+    let error = problem(&section(json!({ "key": key, "extra": extra }))).await;
+    assert!(!error.contains("and its tail"), "{error}");
+
+    // Quoting escapes line ends and quotes
+    let lines = format!("{SECRET}\n second \"line\" of the key");
+    for wrong in [json!({ "key": lines }), json!({ "extra": { "a": lines } })] {
+        let error = problem(&section(wrong)).await;
+        assert!(!error.contains("of the key"), "{error}");
+    }
+}
+
 #[test]
 fn a_descriptor_checks_without_building() {
     let linked = HookDescriptor::linked();
