@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::clock::Clock;
@@ -49,6 +50,8 @@ const MINT_TIMEOUT: Duration = Duration::from_secs(30);
 ///   alone for five seconds or for as long as it asked.
 /// * An empty or expired token from the upstream is an error; an expired token
 ///   is never returned.
+/// * A clock that is set back, or was ahead for a moment, does not prolong a token's
+///   life.
 ///
 /// Dropping the last handle cancels a refresh under way.
 ///
@@ -82,6 +85,19 @@ struct Cached {
     token: Token,
     refresh_at: DateTime<Utc>,
     wait_at: DateTime<Utc>,
+    /// When it came, by the clock and by one that nobody can set.
+    came_at: DateTime<Utc>,
+    came: Instant,
+}
+
+impl Cached {
+    /// The time that counts for this token: what the clock shows, or what it would
+    /// show had nobody set it back since the token came.
+    fn now(&self, shown: DateTime<Utc>) -> DateTime<Utc> {
+        let passed = TimeDelta::from_std(self.came.elapsed()).unwrap_or(TimeDelta::MAX);
+        let unset = self.came_at.checked_add_signed(passed);
+        shown.max(unset.unwrap_or(DateTime::<Utc>::MAX_UTC))
+    }
 }
 
 struct Flight {
@@ -173,15 +189,17 @@ impl TokenCache {
     fn look(&self) -> Look {
         let now = self.0.clock.now();
         let mut state = self.0.lock();
-        let current = state.current.clone().filter(|c| now < c.token.expires_at);
+        let current = (state.current.clone())
+            .map(|cached| (cached.now(now), cached))
+            .filter(|(now, cached)| *now < cached.token.expires_at);
         let paused = state
             .failure
             .as_ref()
             .filter(|f| now < f.until && f.until - now <= LONGEST_PAUSE + JITTER)
             .map(|f| f.error.clone());
-        if let Some(cached) = &current {
-            let fresh = now < cached.refresh_at;
-            let usable = now < cached.wait_at;
+        if let Some((now, cached)) = &current {
+            let fresh = *now < cached.refresh_at;
+            let usable = *now < cached.wait_at;
             if usable && !fresh && paused.is_none() {
                 self.refresh(&mut state);
             }
@@ -284,6 +302,8 @@ impl Inner {
                     token: token.clone(),
                     refresh_at: token.expires_at - window,
                     wait_at: token.expires_at - LEAST_REMAINING.min(window / 5),
+                    came_at: now,
+                    came: Instant::now(),
                 });
                 state.failure = None;
             }

@@ -333,6 +333,49 @@ async fn a_clock_set_back_does_not_prolong_the_pause() {
     assert_eq!(setup.token().await, "t-2");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_does_not_prolong_the_life_of_a_token() {
+    // Given a token for an hour, and a clock that is then set back for good
+    let setup = Setup::new();
+    assert_eq!(setup.token().await, "t-1");
+    setup.time.set(setup.time.now() - 24 * HOUR);
+
+    // While its hour has not passed it is served
+    tokio::time::advance(54 * MINUTE).await;
+    assert_eq!(setup.token().await, "t-1");
+    assert_eq!(setup.calls(), 1);
+
+    // Then it is replaced, whatever the clock says
+    tokio::time::advance(6 * MINUTE).await;
+    assert_eq!(setup.token().await, "t-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_for_a_moment_does_not_prolong_the_life_of_a_token() {
+    // Given a token that was made while the clock was a day ahead
+    let setup = Setup::new();
+    let right = setup.time.now();
+    setup.time.set(right + 24 * HOUR);
+    assert_eq!(setup.token().await, "t-1");
+    setup.time.set(right);
+    assert_eq!(setup.token().await, "t-1");
+    // Then it lives for its hour and not for the day
+    tokio::time::advance(HOUR).await;
+    setup.time.advance(HOUR);
+    assert_eq!(setup.token().await, "t-2");
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_means_one_new_token_for_all() {
+    let setup = Setup::new();
+    assert_eq!(setup.token().await, "t-1");
+    setup.time.advance(24 * HOUR);
+    for _ in 0..10 {
+        assert_eq!(setup.token().await, "t-2");
+    }
+    assert_eq!(setup.calls(), 2);
+}
+
 #[tokio::test]
 async fn an_empty_token_is_an_error() {
     let setup = Setup::new();
