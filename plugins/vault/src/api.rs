@@ -28,7 +28,8 @@ pub(crate) struct Grant {
 /// What Vault knows about a token.
 #[derive(Deserialize)]
 pub(crate) struct TokenInfo {
-    /// Seconds left; 0 for a token that never ends.
+    /// Seconds left; 0 for a token that never ends, or when Vault does not say.
+    #[serde(default)]
     pub(crate) ttl: u64,
     /// Vault leaves it out for a token that never ends, such as the root token.
     #[serde(default)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use molecule_hooks::{Clock, HookError, Secret, Token, TokenCache, tracing};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::api::{Api, Grant};
 use crate::login::Login;
@@ -38,6 +39,7 @@ struct Minter {
 #[derive(Clone)]
 struct Lease {
     token: Secret,
+    asked: Asked,
     ends_at: DateTime<Utc>,
     /// Its life as it was granted last.
     life: TimeDelta,
@@ -123,8 +125,7 @@ impl Inner {
         let Some(lease) = lock(&self.minter.lease).clone() else {
             return LONGEST_REST.min(Duration::from_secs(30));
         };
-        let left = lease.ends_at - self.clock.now();
-        let until = left - RENEWAL_MARGIN.min(lease.life / 4);
+        let until = lease.left(self.clock.now()) - RENEWAL_MARGIN.min(lease.life / 4);
         until
             .to_std()
             .unwrap_or_default()
@@ -147,14 +148,15 @@ impl Drop for Inner {
 impl Minter {
     /// Renews the lease we have, or logs in.
     async fn mint(&self) -> Result<Token, HookError> {
-        let now = self.clock.now();
+        let asked = Asked::now(&self.clock);
         let known = lock(&self.lease).clone();
-        if let Some(known) = known.filter(|lease| lease.renewable && lease.ends_at > now) {
+        let is_alive = |lease: &Lease| lease.left(asked.at) > TimeDelta::zero();
+        if let Some(known) = known.filter(|lease| lease.renewable && is_alive(lease)) {
             match self.api.renew(&known.token).await {
                 Ok(grant) => {
                     let renewed = Lease {
                         first_life: known.first_life,
-                        ..Lease::new(grant, now)
+                        ..Lease::new(grant, asked)
                     };
                     // Near its longest life Vault renews for ever shorter times.
                     let is_long = renewed.life >= known.first_life / 4;
@@ -169,9 +171,9 @@ impl Minter {
                 }
             }
         }
-        let now = self.clock.now();
+        let asked = Asked::now(&self.clock);
         let grant = self.login.grant(&self.api).await?;
-        let lease = Lease::new(grant, now);
+        let lease = Lease::new(grant, asked);
         tracing::info!(
             ends_at = %lease.ends_at,
             renewable = lease.renewable,
@@ -187,9 +189,25 @@ impl Minter {
     }
 }
 
+/// When a lease was asked for, by the clock and by one that nobody can set.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: DateTime<Utc>,
+    then: Instant,
+}
+
+impl Asked {
+    fn now(clock: &Clock) -> Self {
+        Self {
+            at: clock.now(),
+            then: Instant::now(),
+        }
+    }
+}
+
 impl Lease {
-    /// `asked_at` is from before the request: the end is rather early than late.
-    fn new(grant: Grant, asked_at: DateTime<Utc>) -> Self {
+    /// `asked` is from before the request: the end is rather early than late.
+    fn new(grant: Grant, asked: Asked) -> Self {
         let life = match grant.lease_duration {
             0 => ENDLESS,
             secs => i64::try_from(secs)
@@ -199,13 +217,20 @@ impl Lease {
         };
         Self {
             token: grant.client_token,
-            ends_at: asked_at
+            asked,
+            ends_at: (asked.at)
                 .checked_add_signed(life)
-                .unwrap_or(asked_at + ENDLESS),
+                .unwrap_or(asked.at + ENDLESS),
             life,
             first_life: life,
             renewable: grant.renewable,
         }
+    }
+
+    /// What is left of it, whether or not the clock was set back meanwhile.
+    fn left(&self, now: DateTime<Utc>) -> TimeDelta {
+        let passed = TimeDelta::from_std(self.asked.then.elapsed()).unwrap_or(TimeDelta::MAX);
+        (self.ends_at - now).min(self.life - passed)
     }
 }
 

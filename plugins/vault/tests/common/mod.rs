@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use molecule_hook_vault as _;
 use molecule_hooks::testing::vault::VaultStandIn;
 use molecule_hooks::{
-    EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError, WorkspaceContext,
+    Clock, EnvMap, HookError, HooksConfig, RegisteredHook, Registry, RegistryError,
+    WorkspaceContext,
 };
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -25,7 +26,12 @@ pub(crate) struct World {
 }
 
 pub(crate) fn build(section: Value) -> Result<RegisteredHook, RegistryError> {
-    let config = HooksConfig::new().with_section("vault", section);
+    build_with_clock(section, Clock::system())
+}
+
+fn build_with_clock(section: Value, clock: Clock) -> Result<RegisteredHook, RegistryError> {
+    let mut config = HooksConfig::new().with_section("vault", section);
+    config.context.clock = clock;
     let registry = Registry::from_linked(&config)?;
     Ok(registry.snapshot().pop().expect("the hook is configured"))
 }
@@ -68,6 +74,15 @@ impl World {
 
     /// `section` on top of the address and of two paths.
     pub(crate) fn with(vault: VaultStandIn, section: impl FnOnce(&TempDir) -> Value) -> Self {
+        Self::with_clock(vault, Clock::system(), section)
+    }
+
+    /// As [`with`](World::with), with a clock of the server that is not Vault's.
+    pub(crate) fn with_clock(
+        vault: VaultStandIn,
+        clock: Clock,
+        section: impl FnOnce(&TempDir) -> Value,
+    ) -> Self {
         let files = tempfile::tempdir().unwrap();
         let mut all: Map<String, Value> = Map::new();
         all.insert("url".into(), json!(vault.url()));
@@ -79,7 +94,7 @@ impl World {
             panic!("a section is an object");
         };
         all.extend(more);
-        let hook = build(Value::Object(all)).unwrap();
+        let hook = build_with_clock(Value::Object(all), clock).unwrap();
         Self { vault, hook, files }
     }
 
