@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use molecule_hooks::{Clock, HookError, Token, tracing};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -106,15 +107,22 @@ impl Tokens {
             RandomState::new().hash_one(now)
         );
         let dead_at = day.and_time(NaiveTime::MIN).and_utc();
+        let attempt = Attempt {
+            inner,
+            lost: Some(Lost {
+                name: name.clone(),
+                asked_at: now,
+                dead_at,
+            }),
+        };
         let made = match inner.api.create(&name, &inner.order, day).await {
-            Ok(made) => made,
+            Ok(made) => {
+                attempt.is_clear();
+                made
+            }
             Err(not_made) => {
-                if not_made.is_unclear {
-                    self.remember(Lost {
-                        name,
-                        asked_at: now,
-                        dead_at,
-                    });
+                if !not_made.is_unclear {
+                    attempt.is_clear();
                 }
                 return Err(not_made.error);
             }
@@ -141,29 +149,49 @@ impl Tokens {
     /// Has a token revoked when its time has come. The task ends with us.
     fn reap(&self, ending: Ending) {
         lock(&self.0.made).push(ending);
-        self.wake();
+        wake(&self.0);
     }
+}
 
-    /// Has a token looked for and revoked that may have been made.
-    fn remember(&self, made: Lost) {
+/// A token that is being made. Unless its fate is clear in the end it is looked for
+/// and revoked: also when the cache gives up and drops the request under way.
+struct Attempt<'a> {
+    inner: &'a Arc<Inner>,
+    lost: Option<Lost>,
+}
+
+impl Attempt<'_> {
+    /// It was made, or it was not.
+    fn is_clear(mut self) {
+        self.lost = None;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Some(made) = self.lost.take() else { return };
         {
-            let mut lost = lock(&self.0.lost);
+            let mut lost = lock(&self.inner.lost);
             if lost.len() >= MOST_LOST {
                 lost.remove(0);
             }
             lost.push(made);
         }
-        self.wake();
+        wake(self.inner);
     }
+}
 
-    fn wake(&self) {
-        let mut reaper = lock(&self.0.reaper);
-        if reaper.as_ref().is_none_or(JoinHandle::is_finished) {
-            let more = Arc::clone(&self.0.more);
-            *reaper = Some(tokio::spawn(reap(Arc::downgrade(&self.0), more)));
-        }
-        self.0.more.notify_one();
+/// Has the reaper look now, and starts it if need be.
+fn wake(inner: &Arc<Inner>) {
+    let mut reaper = lock(&inner.reaper);
+    if reaper.as_ref().is_none_or(JoinHandle::is_finished)
+        // Something may be dropped after the runtime; nothing is left to do then.
+        && let Ok(runtime) = Handle::try_current()
+    {
+        let more = Arc::clone(&inner.more);
+        *reaper = Some(runtime.spawn(reap(Arc::downgrade(inner), more)));
     }
+    inner.more.notify_one();
 }
 
 async fn reap(inner: Weak<Inner>, more: Arc<Notify>) {
