@@ -85,10 +85,12 @@ pub(crate) fn read_env(root: &Path, folder: &str) -> Result<Option<Found>, OpenE
 /// that is not root can read them only because others or a group may. Blocks.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Found>, OpenError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from);
-    found(file)?
-        .map(|file| read(File::from(file), Readers::Anybody))
-        .transpose()
+    match openat(CWD, path, flags, Mode::empty()) {
+        Ok(file) => read(File::from(file), Readers::Anybody).map(Some),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        // Not about links in particular, as below a folder.
+        Err(error) => Err(OpenError::Io(error.into())),
+    }
 }
 
 fn found<T>(opened: io::Result<T>) -> Result<Option<T>, OpenError> {
