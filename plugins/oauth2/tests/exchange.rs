@@ -238,6 +238,49 @@ async fn a_token_is_replaced_after_its_end() {
 }
 
 #[tokio::test]
+async fn a_token_without_a_stated_end_is_replaced_when_its_assumed_life_has_passed() {
+    let world = World::with(json!({ "assumed_life_secs": 900 })).await;
+    world.issuer.set_life(None);
+    let first = world.token().await.unwrap();
+    // Nobody asks again before the last quarter of its life, at most five minutes
+    world.clock.advance(Duration::from_secs(900 - 226));
+    assert_eq!(world.token().await.unwrap().secret, first.secret);
+    assert_eq!(world.issuer.issued().len(), 1);
+
+    world.clock.advance(Duration::from_secs(226));
+
+    let second = world.token().await.unwrap();
+    assert_ne!(second.secret, first.secret);
+    let (_, env) = world.boot().await;
+    assert_eq!(env.get("API_TOKEN"), Some(second.secret.expose()));
+    assert_eq!(
+        env.expires_at("API_TOKEN"),
+        Some(world.clock.now() + TimeDelta::minutes(15))
+    );
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_costs_at_most_one_token() {
+    let world = World::new().await;
+    let first = world.token().await.unwrap();
+    // Back by an hour: the token is still good
+    world.clock.set(world.clock.now() - TimeDelta::hours(1));
+    assert_eq!(world.token().await.unwrap().secret, first.secret);
+    assert_eq!(world.issuer.issued().len(), 1);
+    // Ahead by a day: for all that is known it has ended
+    world.clock.advance(Duration::from_secs(86_400));
+    let second = world.token().await.unwrap();
+    assert_ne!(second.secret, first.secret);
+    assert_eq!(second.expires_at, world.clock.now() + TimeDelta::hours(1));
+    // And back again: the new one is good, and nobody is asked once more
+    world.clock.set(world.clock.now() - TimeDelta::days(1));
+    let (result, env) = world.boot().await;
+    result.unwrap();
+    assert_eq!(env.get("API_TOKEN"), Some(second.secret.expose()));
+    assert_eq!(world.issuer.issued().len(), 2);
+}
+
+#[tokio::test]
 async fn trouble_lets_a_workspace_boot_and_misconfiguration_does_not() {
     let world = World::new().await;
     world.issuer.break_down(Fault::Fails(503));
