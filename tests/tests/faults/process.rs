@@ -24,6 +24,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// left are ended with it.
 pub(crate) struct Deployment {
     pub(crate) dir: TempDir,
+    program: &'static str,
     config: Value,
     env: Vec<(String, String)>,
     port: Option<u16>,
@@ -42,6 +43,11 @@ impl Deployment {
     /// Development mode with an administrator token, an encryption key, SQLite
     /// and agents as processes.
     pub(crate) fn new() -> Self {
+        Self::of(SERVER)
+    }
+
+    /// As [`new`](Self::new), of another server.
+    pub(crate) fn of(program: &'static str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = json!({
             "environment": "development",
@@ -55,6 +61,7 @@ impl Deployment {
         });
         Self {
             dir,
+            program,
             config,
             env: Vec::new(),
             port: None,
@@ -100,7 +107,7 @@ impl Deployment {
     /// The command line of the server with `args` and nothing of the tests' own
     /// environment but `PATH`.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        self.command_of(SERVER, args)
+        self.command_of(self.program, args)
     }
 
     fn command_of(&self, program: &str, args: &[&str]) -> Command {
