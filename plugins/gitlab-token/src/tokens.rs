@@ -117,12 +117,12 @@ impl Tokens {
         };
         let made = match inner.api.create(&name, &inner.order, day).await {
             Ok(made) => {
-                attempt.is_clear();
+                attempt.settle();
                 made
             }
             Err(not_made) => {
                 if !not_made.is_unclear {
-                    attempt.is_clear();
+                    attempt.settle();
                 }
                 return Err(not_made.error);
             }
@@ -162,7 +162,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// It was made, or it was not.
-    fn is_clear(mut self) {
+    fn settle(mut self) {
         self.lost = None;
     }
 }
