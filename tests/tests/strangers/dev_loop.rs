@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use crate::program::Running;
+use crate::program::{DEADLINE, Running};
 use crate::story::{Story, repository, target};
 
 /// Says its version and its port, ends by SIGTERM.
@@ -58,6 +59,31 @@ fn a_save_restarts_the_program_on_its_port_and_a_broken_one_leaves_it_alone() {
 
     // then Ctrl-C ends both
     assert_eq!(looping.end("INT"), Some(130));
+}
+
+#[test]
+fn a_signal_ends_the_loop_while_it_builds() {
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        // given a build that takes forever
+        let name = format!("acme-building-{}", signal.to_lowercase());
+        let story = a_small_program(&name);
+        story.write(
+            "build.rs",
+            "fn main() {\n    println!(\"cargo::rerun-if-changed=none\");\n    \
+             std::fs::write(\"building\", \"\").unwrap();\n    \
+             loop {\n        std::thread::park();\n    }\n}\n",
+        );
+        let mut looping = Running::start(&mut dev(&story, &["--package", &name]));
+        let started = Instant::now();
+        while !story.path("building").exists() {
+            assert!(started.elapsed() < DEADLINE, "{}", looping.said());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+
+        // when the signal comes, then the loop does not wait for the build
+        assert_eq!(looping.end(signal), Some(code), "{}", looping.said());
+        assert!(!looping.said().contains(" runs on port "));
+    }
 }
 
 #[test]
