@@ -207,6 +207,9 @@ fn the_image_has_two_stages_and_a_user_without_rights() {
     assert!(build.contains("cargo build --locked --release"), "{build}");
     assert!(last.starts_with("debian:${DEBIAN}-slim"), "{last}");
     assert!(last.contains("\nUSER 10001:10001\n") && last.contains("ENTRYPOINT [\"acme-image\"]"));
+    // Nobody but the server says that it is up.
+    assert!(last.contains("\nHEALTHCHECK ") && last.contains("GET /health "));
+    assert!(build.contains("\nARG MOLECULE_GIT_REVISION\n"));
     assert!(
         !last.contains("COPY . "),
         "sources stay out of the image: {last}"
@@ -254,6 +257,30 @@ fn the_compose_files_are_right() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{files:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn the_page_about_installing_puts_files_where_the_unit_looks_for_them() {
+    let story = Story::begin("page");
+    let unit = &render(&story, 0, "myserver", "myserver")["deploy/server.service"];
+    let page = fs::read_to_string(repository().join("docs/src/operate/install.md")).unwrap();
+    let binary = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("ExecStart="));
+    let secrets = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("LoadCredential="))
+        .filter_map(|line| Some(line.split_once(':')?.1));
+    let folder = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("WorkingDirectory="));
+    let settings = folder.map(|folder| format!("{folder}/molecule.yaml"));
+    let mut files: Vec<String> = binary.chain(secrets).map(str::to_owned).collect();
+    files.extend(settings);
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in files {
+        assert!(page.contains(&format!(" {file}\n")), "no {file}");
     }
 }
 
