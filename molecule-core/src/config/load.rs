@@ -19,7 +19,7 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// Everything that is a mapping with known keys.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 15] = [
     "server",
     "database",
     "auth",
@@ -30,7 +30,10 @@ const SECTIONS: [&str; 12] = [
     "backend.process",
     "control_plane",
     "workspaces",
+    "plugins",
+    "retention",
     "hooks",
+    "hooks.config",
     "log",
 ];
 
@@ -129,18 +132,30 @@ pub(super) fn load(sources: Sources) -> (Config, Vec<String>) {
     };
     let file_is_unread = !problems.is_empty();
     let mut warnings = Vec::new();
+    let mut by_environment = Vec::new();
     for var in ENV_VARS {
         let Some(text) = sources.env.get(var.name).filter(|text| var.counts(text)) else {
             continue;
         };
         match var.read(text) {
-            Ok(value) => put(&mut root, var.field, value),
+            Ok(value) => {
+                put(&mut root, var.field, value);
+                by_environment.push(var);
+            }
             Err(problem) if var.is_lenient() => warnings.push(format!("{problem}; ignored")),
             Err(problem) => problems.push(problem),
         }
     }
     warnings.extend(suggest::misspelled_variables(&sources.env));
+    let decoded_from = problems.len();
     let mut config = decode(root, &mut problems);
+    for problem in &mut problems[decoded_from..] {
+        let field = problem.split(": ").next().unwrap_or_default();
+        // Somebody would look for the value in the file.
+        if let Some(var) = by_environment.iter().find(|var| var.field == field) {
+            problem.push_str(&format!(" ({} sets it)", var.name));
+        }
+    }
     tier_limits(&mut config, &sources.env, &mut problems);
     secret_files(&mut config, &mut problems);
     trim_admin_token(&mut config);
@@ -176,7 +191,10 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
         Ok(Value::Object(root)) => Ok(root),
         Ok(Value::Null) => Ok(Map::new()),
         Ok(_) => Err(format!("{shown}: must be a mapping of keys to values")),
-        Err(error) => Err(format!("{shown}: is not valid YAML: {error}")),
+        Err(error) => {
+            let advice = suggest::spaces_for_tabs(&text);
+            Err(format!("{shown}: is not valid YAML: {error}{advice}"))
+        }
     }
 }
 
@@ -246,13 +264,23 @@ fn without_value(cause: &str) -> String {
             if found.starts_with("invalid ") || found.starts_with("unknown variant") =>
         {
             let class = found.split(['"', '`']).next().unwrap_or_default();
-            let expected = match expected.starts_with("struct ") {
-                true => "a mapping of keys to values",
-                false => expected,
-            };
-            format!("{}, expected {expected}", class.trim_end())
+            format!("{}, expected {}", class.trim_end(), in_words(expected))
         }
         _ => cause.to_owned(),
+    }
+}
+
+/// What serde expects, without the names that types have in Rust.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "a map" => "a mapping of keys to values",
+        "a sequence" => "a list",
+        "a boolean" => "true or false",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" | "u64" | "usize" => "a whole number of a usual size, not below 0",
+        other if other.starts_with("struct ") => "a mapping of keys to values",
+        other => other,
     }
 }
 

@@ -23,6 +23,12 @@ pub(super) fn meant(cause: &str) -> String {
         return String::new();
     };
     let known = expected.split('`').skip(1).step_by(2);
+    // The section of a hook belongs one place deeper, and its name is longer than a
+    // misspelling of ours.
+    let mut hooks = HookDescriptor::linked().into_iter();
+    if cause.starts_with("unknown field") && hooks.any(|hook| hook.name == typed) {
+        return format!("; did you mean \"hooks.config.{typed}\"?");
+    }
     let meant = did_you_mean(typed, known);
     if !meant.is_empty() || !cause.starts_with("unknown field") {
         return meant;
@@ -34,6 +40,19 @@ pub(super) fn meant(cause: &str) -> String {
         .find(|field| field.rsplit_once('.').is_some_and(|(_, key)| key == typed));
     same.map(|field| format!("; did you mean {field:?}?"))
         .unwrap_or_default()
+}
+
+/// What to add to an error of YAML when a line of the text is indented with a tab: the
+/// parser only speaks of a character that cannot start a token.
+pub(super) fn spaces_for_tabs(text: &str) -> String {
+    let indent = |line: &&str| line[..line.len() - line.trim_start().len()].contains('\t');
+    match text.lines().position(|line| indent(&line)) {
+        Some(at) => format!(
+            "; line {} is indented with a tab, YAML wants spaces",
+            at + 1
+        ),
+        None => String::new(),
+    }
 }
 
 /// Variables with our prefix that nobody reads and that look like one of ours.
@@ -96,6 +115,18 @@ mod tests {
             ("invalid type: string", ""),
         ] {
             assert_eq!(meant(cause), meant_to_be, "{cause}");
+        }
+    }
+
+    #[test]
+    fn a_tab_before_a_line_is_told_and_one_inside_is_not() {
+        let told = spaces_for_tabs("server:\n  port: 1\n \tadmin: 2\n");
+        assert!(
+            told.contains("line 3 ") && told.contains("spaces"),
+            "{told}"
+        );
+        for text in ["", "a: 1\t# one\n", "a:\n  b: \"\t\"\n"] {
+            assert_eq!(spaces_for_tabs(text), "", "{text:?}");
         }
     }
 

@@ -183,6 +183,50 @@ fn files_that_are_no_configuration_are_named() {
 }
 
 #[test]
+fn a_wrong_value_is_described_without_the_words_of_rust_and_its_variable_is_named() {
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 6] = [
+        (
+            "{}",
+            &[DEV, ("PORT", "80000")],
+            "server.port: invalid value: integer, expected a whole number from 0 to 65535 (PORT sets it)",
+        ),
+        (
+            "server: { port: 80000 }",
+            &[DEV],
+            "server.port: invalid value: integer, expected a whole number from 0 to 65535",
+        ),
+        (
+            "hooks: { config: [a] }",
+            &[DEV],
+            "hooks.config: must be a mapping of keys to values, not a list",
+        ),
+        (
+            "plugins: [a]",
+            &[DEV],
+            "plugins: must be a mapping of keys to values, not a list",
+        ),
+        (
+            "retention: [1]",
+            &[DEV],
+            "retention: must be a mapping of keys to values, not a list",
+        ),
+        (
+            "server:\n\tport: 1\n",
+            &[DEV],
+            "; line 2 is indented with a tab, YAML wants spaces",
+        ),
+    ];
+    for (yaml, variables, expected) in cases {
+        let text = load(yaml, variables).unwrap_err().to_string();
+        assert!(
+            text.ends_with(expected),
+            "{expected} is not the end of:\n{text}"
+        );
+    }
+}
+
+#[test]
 fn what_could_not_be_read_is_not_also_called_missing() {
     let text = load("environment: moon", &[]).unwrap_err().to_string();
     assert!(

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use crate::backend::BackendError;
@@ -20,7 +21,7 @@ pub enum StartError {
     #[error("backend: {0}")]
     Backend(String),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {cause}")]
+    #[error("cannot listen on {address}: {cause}{}", listen_advice(cause))]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -30,6 +31,20 @@ pub enum StartError {
     /// A second signal came while [`run`](crate::run) shut the server down.
     #[error("interrupted during shutdown: not everything was finished")]
     Interrupted,
+}
+
+/// What to do about an address that cannot be listened on.
+fn listen_advice(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        ErrorKind::AddrInUse => "; end what listens there, or choose another server.port (PORT)",
+        ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege: choose another server.port (PORT)"
+        }
+        ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address: correct server.address (MOLECULE_ADDRESS)"
+        }
+        _ => "",
+    }
 }
 
 impl std::fmt::Debug for StartError {
@@ -59,5 +74,27 @@ impl From<FingerprintError> for StartError {
 impl From<BackendError> for StartError {
     fn from(error: BackendError) -> Self {
         Self::Backend(format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_does_not_work_names_the_setting_to_change() {
+        for (kind, setting) in [
+            (ErrorKind::AddrInUse, "server.port (PORT)"),
+            (ErrorKind::PermissionDenied, "server.port (PORT)"),
+            (
+                ErrorKind::AddrNotAvailable,
+                "server.address (MOLECULE_ADDRESS)",
+            ),
+        ] {
+            let address = SocketAddr::from(([127, 0, 0, 1], 80));
+            let cause = kind.into();
+            let said = StartError::Listen { address, cause }.to_string();
+            assert!(said.ends_with(setting), "{said}");
+        }
     }
 }

@@ -7,11 +7,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
-use super::Db;
+use super::{Db, refusal};
 use crate::config::Config;
+
+/// How long the connection may take that only asks why there is none.
+const LAST_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// The database could not be opened. `Display` never prints the URL, which may
 /// hold a password.
@@ -23,12 +27,18 @@ pub(crate) enum StoreError {
         "database.url must name a file: SQLite in memory would be lost and differ per connection"
     )]
     InMemory,
-    #[error("the folder of the database cannot be made")]
+    #[error(
+        "the folder of the database cannot be made; data_dir (MOLECULE_DATA_DIR) or database.url \
+         (DATABASE_URL) must lead to one that this user may write"
+    )]
     Folder(#[source] io::Error),
-    #[error("the file of the database cannot be made")]
+    #[error(
+        "the file of the database cannot be made; data_dir (MOLECULE_DATA_DIR) or database.url \
+         (DATABASE_URL) must lead to a folder that this user may write"
+    )]
     File(#[source] io::Error),
-    #[error("the database cannot be reached")]
-    Connect(#[source] sqlx::Error),
+    #[error("the database cannot be reached: {0}")]
+    Connect(String),
     #[error("the database could not be migrated")]
     Migrate(#[from] sqlx::migrate::MigrateError),
 }
@@ -54,7 +64,7 @@ pub(crate) async fn connect(config: &Config) -> Result<Db, StoreError> {
             .acquire_timeout(timeout)
             .connect_with(options)
             .await
-            .map_err(StoreError::Connect)?;
+            .map_err(|error| StoreError::Connect(refusal::told(&error)))?;
         return Ok(Db::Sqlite(pool));
     }
     let options = PgConnectOptions::from_str(url.expose())
@@ -64,10 +74,27 @@ pub(crate) async fn connect(config: &Config) -> Result<Db, StoreError> {
     let pool = PgPoolOptions::new()
         .max_connections(config.database.max_connections)
         .acquire_timeout(timeout)
-        .connect_with(options)
-        .await
-        .map_err(StoreError::Connect)?;
-    Ok(Db::Postgres(pool))
+        .connect_with(options.clone())
+        .await;
+    match pool {
+        Ok(pool) => Ok(Db::Postgres(pool)),
+        Err(error) => {
+            let error = without_a_pool(error, options).await;
+            Err(StoreError::Connect(refusal::told(&error)))
+        }
+    }
+}
+
+/// A pool tries until its time is over and forgets why that was in vain: asks once more
+/// without one.
+async fn without_a_pool(error: sqlx::Error, options: PgConnectOptions) -> sqlx::Error {
+    if !matches!(error, sqlx::Error::PoolTimedOut) {
+        return error;
+    }
+    match tokio::time::timeout(LAST_ATTEMPT, options.connect()).await {
+        Ok(Err(reason)) => reason,
+        _ => error,
+    }
 }
 
 /// Makes the file and its folder, for the owner alone: it may hold secrets that

@@ -8,6 +8,7 @@
 mod connect;
 pub(crate) mod leader;
 mod migrate;
+mod refusal;
 pub(crate) mod relay;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -383,3 +383,48 @@ async fn a_database_in_memory_is_refused() {
         assert!(matches!(refused, Err(StoreError::InMemory)), "{url}");
     }
 }
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_in_says_why_and_what_to_do_without_its_password() {
+    // given an address where nobody listens, a file that is no database, and, if there
+    // is a PostgreSQL, a database that it does not have
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = free.local_addr().unwrap();
+    drop(free);
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.db");
+    std::fs::write(&other, "hunter2 ".repeat(1000)).unwrap();
+    let mut cases = vec![
+        (
+            format!("postgres://me:hunter2@{nobody}/none"),
+            ["refused", "does PostgreSQL run"],
+        ),
+        (
+            format!("sqlite://{}", other.display()),
+            ["not a database", "leads to another file"],
+        ),
+    ];
+    if let Ok(server) = std::env::var("MOLECULE_TEST_POSTGRES_URL") {
+        let (base, _) = server.rsplit_once('/').unwrap();
+        let name = Uuid::new_v4().simple();
+        cases.push((
+            format!("{base}/molecule_{name}"),
+            ["does not exist;", "create the database"],
+        ));
+    }
+    for (url, parts) in cases {
+        let mut config = Config::default();
+        config.database.url = Some(url.into());
+        config.database.timeout_secs = 1;
+
+        // when
+        let refused = connect(&config).await.map(drop);
+
+        // then
+        let said = format!("{:#}", anyhow::Error::from(refused.unwrap_err()));
+        for part in parts.iter().chain(&["(DATABASE_URL)"]) {
+            assert!(said.contains(part), "no {part:?} in: {said}");
+        }
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
