@@ -1,3 +1,5 @@
+//! Tells every agent which releases it works on.
+
 use std::sync::Arc;
 
 use molecule_hooks::*;

@@ -1,3 +1,5 @@
+//! Tells every agent which releases it works on.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
