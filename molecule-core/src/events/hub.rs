@@ -1,8 +1,8 @@
 //! Who listens right now, and who of them hears of which event.
 //!
 //! One dispatcher takes event after event and puts it into the buffer of every
-//! client it is for. A client that does not empty its buffer is let go: it costs
-//! the others nothing, and it knows that it has to read the state anew.
+//! client it is for. A client that does not empty its buffer is let go: it costs the
+//! others a moment, once, and it knows that it has to read the state anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +20,10 @@ use super::{EventType, Frame};
 const BACKLOG: usize = 8192;
 /// Events that a client may fall behind.
 const BUFFER: usize = 256;
+/// How long the dispatcher waits, all in all, for a client with a full buffer before it
+/// lets go of it: whoever reads may be kept from a processor that long. A client that
+/// empties its buffer begins anew.
+const SLACK: Duration = Duration::from_millis(40);
 /// Clients at a time. A server takes 10 000 connections; some are for requests.
 const MAX_CLIENTS: usize = 8_000;
 /// Clients of one workspace at a time.
@@ -111,6 +115,8 @@ struct Client {
     audience: Audience,
     frames: mpsc::Sender<Arc<Frame>>,
     end: Arc<End>,
+    /// What is left of [`SLACK`].
+    slack: Duration,
     proof: Arc<dyn Proof>,
     /// None: nobody could say the last time.
     proven_at: Option<Instant>,
@@ -201,6 +207,7 @@ impl Hub {
             audience,
             frames: sender,
             end: Arc::clone(&end),
+            slack: SLACK,
             proof,
             proven_at: Some(Instant::now()),
         };
@@ -247,32 +254,68 @@ impl Hub {
         let subject = event.workspace_id;
         let removal = event.event == EventType::WorkspaceRemoved;
         let visible = self.visibility(subject, removal);
-        let mut clients = self.clients();
-        clients.retain(|_, client| {
-            let wanted = match client.audience {
-                Audience::Everything => true,
-                Audience::Workspace(id) => id == subject,
-                Audience::Agent(id) => {
-                    id == subject
-                        || (visible.as_ref()).is_some_and(|seen| seen.may_communicate(id, subject))
+        let mut full = Vec::new();
+        {
+            let mut clients = self.clients();
+            clients.retain(|id, client| {
+                let wanted = match client.audience {
+                    Audience::Everything => true,
+                    Audience::Workspace(id) => id == subject,
+                    Audience::Agent(id) => {
+                        id == subject
+                            || (visible.as_ref())
+                                .is_some_and(|seen| seen.may_communicate(id, subject))
+                    }
+                };
+                if !wanted {
+                    return true;
                 }
-            };
-            if !wanted {
-                return true;
-            }
-            if client.frames.try_send(Arc::clone(frame)).is_err() {
-                metrics::counter!("molecule_live_slow_clients_total").increment(1);
-                client.end.finish(Ended::Slow);
-                return false;
-            }
-            if removal && client.audience.workspace() == Some(subject) {
-                // It reads what is in its buffer first.
-                let _ = client.end.why.set(Ended::Removed);
-                return false;
-            }
-            true
-        });
-        self.0.count.store(clients.len(), Ordering::Release);
+                if client.frames.capacity() == BUFFER {
+                    client.slack = SLACK;
+                }
+                match client.frames.try_send(Arc::clone(frame)) {
+                    Ok(()) => client.goes_on(subject, removal),
+                    Err(_) => {
+                        full.push((*id, client.frames.clone(), client.slack));
+                        true
+                    }
+                }
+            });
+            self.0.count.store(clients.len(), Ordering::Release);
+        }
+        // They all wait at once, so that many cost no more than one.
+        let began = Instant::now();
+        for (id, frames, slack) in full {
+            let left = slack.saturating_sub(began.elapsed());
+            self.press(id, &frames, left, frame, removal).await;
+        }
+    }
+
+    /// Gives a client with a full buffer what is left of its slack to make room.
+    async fn press(
+        &self,
+        id: u64,
+        frames: &mpsc::Sender<Arc<Frame>>,
+        left: Duration,
+        frame: &Arc<Frame>,
+        removal: bool,
+    ) {
+        let began = Instant::now();
+        let sent = tokio::time::timeout(left, frames.send(Arc::clone(frame))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            metrics::counter!("molecule_live_slow_clients_total").increment(1);
+            self.end(id, Ended::Slow);
+            return;
+        }
+        let mut clients = self.clients();
+        let Some(client) = clients.get_mut(&id) else {
+            return;
+        };
+        client.slack = left.saturating_sub(began.elapsed());
+        if !client.goes_on(frame.event().workspace_id, removal) {
+            clients.remove(&id);
+            self.0.count.store(clients.len(), Ordering::Release);
+        }
     }
 
     /// The snapshot that decides who hears of a workspace: the newest, or for a
@@ -367,6 +410,18 @@ impl Hub {
 
     fn receiver(&self) -> MutexGuard<'_, Option<broadcast::Receiver<Arc<Frame>>>> {
         (self.0.receiver.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Client {
+    /// False when this event was its last one.
+    fn goes_on(&self, subject: Uuid, removal: bool) -> bool {
+        let was_last = removal && self.audience.workspace() == Some(subject);
+        if was_last {
+            // It reads what is in its buffer first.
+            let _ = self.end.why.set(Ended::Removed);
+        }
+        !was_last
     }
 }
 

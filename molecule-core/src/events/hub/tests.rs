@@ -58,15 +58,18 @@ fn event(kind: EventType, workspace_id: Uuid, number: usize) -> Frame {
     })
 }
 
-/// A hub with its dispatcher.
+/// A hub with its dispatcher, which begins a new round often.
 fn running() -> (Hub, Arc<Changing>) {
+    in_rounds_of(Duration::from_millis(20))
+}
+
+fn in_rounds_of(round: Duration) -> (Hub, Arc<Changing>) {
     let (hub, reach) = (Hub::new(), Arc::new(Changing::default()));
     hub.set_reach(Arc::clone(&reach) as Arc<dyn Reach>);
     let dispatched = hub.clone();
     tokio::spawn(async move {
         loop {
-            let ends = Instant::now() + Duration::from_millis(20);
-            dispatched.dispatch(ends).await;
+            dispatched.dispatch(Instant::now() + round).await;
         }
     });
     (hub, reach)
@@ -115,6 +118,53 @@ async fn a_burst_beyond_the_buffer_reaches_who_reads() {
         hub.offer(event(EventType::TaskUpdated, workspace, number));
     }
     reading.await.expect("every event");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_falls_behind_for_a_moment_keeps_every_event_and_who_stays_behind_does_not() {
+    // given a client that reads nothing, and time that passes only when nobody is busy
+    let (hub, _) = in_rounds_of(Duration::from_secs(3600));
+    let mut client = listen(&hub, Audience::Everything).await;
+    let workspace = Uuid::new_v4();
+    for number in 0..2 * BUFFER {
+        hub.offer(event(EventType::TaskUpdated, workspace, number));
+    }
+    while client.frames.len() < BUFFER {
+        tokio::task::yield_now().await;
+    }
+
+    // when it reads again before its slack is over, then nothing is missing
+    for expected in 0..2 * BUFFER as u64 {
+        assert_eq!(next(&mut client).await, Ok(expected));
+    }
+
+    // but when it stays away, it is let go, and the removal of a workspace is no way out
+    let mut late = listen(&hub, Audience::Workspace(workspace)).await;
+    for number in 0..BUFFER {
+        hub.offer(event(EventType::TaskUpdated, workspace, number));
+    }
+    hub.offer(event(EventType::WorkspaceRemoved, workspace, BUFFER));
+    let ended = tokio::time::timeout(Duration::from_secs(10), late.ended()).await;
+    assert_eq!(ended.expect("it is let go"), Ended::Slow);
+    assert_eq!(next(&mut late).await, Err(Ended::Slow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_waited_for_room_is_the_last_that_is_heard() {
+    let (hub, _) = in_rounds_of(Duration::from_secs(3600));
+    let workspace = Uuid::new_v4();
+    let mut client = listen(&hub, Audience::Workspace(workspace)).await;
+    for number in 0..BUFFER {
+        hub.offer(event(EventType::TaskUpdated, workspace, number));
+    }
+    hub.offer(event(EventType::WorkspaceRemoved, workspace, BUFFER));
+    while client.frames.len() < BUFFER {
+        tokio::task::yield_now().await;
+    }
+    for expected in 0..=BUFFER as u64 {
+        assert_eq!(next(&mut client).await, Ok(expected));
+    }
+    assert_eq!(next(&mut client).await, Err(Ended::Removed));
 }
 
 #[tokio::test]
