@@ -32,6 +32,21 @@ fn entry(key: &str, value: &str) -> Entry {
     Entry::new(Some(key.to_owned()), Some(Secret::new(value))).unwrap()
 }
 
+/// Waits for what was begun and dropped: its connection comes back with its last
+/// statement done.
+async fn until_nothing_is_under_way(db: &Db) {
+    async fn hold_all<D: sqlx::Database>(pool: &sqlx::Pool<D>) {
+        let mut held = Vec::new();
+        for _ in 0..pool.options().get_max_connections() {
+            held.push(pool.acquire().await.unwrap());
+        }
+    }
+    match db {
+        Db::Sqlite(pool) => hold_all(pool).await,
+        Db::Postgres(pool) => hold_all(pool).await,
+    }
+}
+
 async fn execute(db: &Db, sql: &'static str, id: Uuid) {
     let now = timestamp(&Clock::system());
     with_db!(db, |pool| sqlx::query(sql)
@@ -191,6 +206,7 @@ on_both_engines! {
             }
         }
         drop(run);
+        until_nothing_is_under_way(db).await;
         let counts = tally(db, &both).await;
         let (new, rest) = (counts.get(&under(NEW)).copied(), counts.get(&under(OLD)).copied());
         let (new, rest) = (new.unwrap_or_default(), rest.unwrap_or_default());
